@@ -1,0 +1,1 @@
+"""Adapters between llm and HuggingFace transformers."""
