@@ -1,0 +1,1 @@
+"""The parts that every architecture is assembled from."""

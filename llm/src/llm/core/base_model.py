@@ -1,0 +1,237 @@
+"""The one forward pass, shared by every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from llm.core.attention_mask import (
+    build_attention_mask,
+    check_attention_mask,
+    position_ids_from_mask,
+)
+from llm.core.config import ModelConfig
+from llm.core.kv_cache import Cache, KVCache
+from llm.core.model_folder import HFFormat, read_model_folder, write_model_folder
+from llm.core.token_embeddings import TokenEmbeddings
+
+Model = TypeVar("Model", bound="BaseModel")
+
+
+def check_range(what: str, ids: Tensor, limit: int) -> None:
+    """Raise unless every id is in [0, limit).
+
+    It reads the ids back, so it leaves those on a GPU alone, where that would
+    wait for the device, and those under `torch.compile`.
+
+    Raises:
+        ValueError: an id is negative or not below `limit`.
+    """
+    if torch.compiler.is_compiling() or ids.device.type != "cpu" or ids.numel() == 0:
+        return
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= limit:
+        raise ValueError(f"{what} {low if low < 0 else high} is outside 0 to {limit - 1}")
+
+
+class BaseModel(nn.Module):
+    """Embeddings, decoder blocks, final norm, output projection.
+
+    An architecture is a subclass whose constructor hands its parts to this one.
+
+    Args:
+        config: the architecture's configuration.
+        token_embeddings: (B, T) -> (B, T, C).
+        position_embeddings: of position ids, (B, T) -> (B, T, C).
+        embedding_dropout: probability in [0, 1), after the embeddings.
+        blocks: called as `block(x, mask=..., cache=...)`, (B, T, C) -> (B, T, C).
+        final_norm: before the output projection; `nn.Identity()` for none.
+    """
+
+    config: ModelConfig
+    config_class: ClassVar[type[ModelConfig]]
+    hf_format: ClassVar[HFFormat]
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        token_embeddings: TokenEmbeddings,
+        position_embeddings: nn.Module,
+        embedding_dropout: float,
+        blocks: Sequence[nn.Module],
+        final_norm: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embeddings = token_embeddings
+        self.position_embeddings = position_embeddings
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.blocks = nn.ModuleList(blocks)
+        self.final_norm = final_norm
+        self.lm_head = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Let the output projection share the token embeddings, if the config says so."""
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.token_embeddings.weight
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """What the output projection reads.
+
+        Args:
+            input_ids: int64 (B, T).
+            attention_mask: a padding mask (B, S), 1 = real token, over the
+                cached tokens and these; or a ready boolean mask (B, 1, T, S),
+                True = may attend. None where nothing is padded.
+            position_ids: int64 (B, T); by default counted from the cache's
+                length, over the real tokens of a padding mask.
+            cache: of the tokens before these, which are added to it.
+
+        Returns:
+            (B, T, C).
+
+        Raises:
+            ValueError: shapes, dtypes, ids or the length are not as above. On
+                a GPU the ids are not read back: check them where they come from.
+        """
+        past_length = 0 if cache is None else cache.get_seq_length()
+        self._check(input_ids, attention_mask, position_ids, past_length)
+        query_length = input_ids.shape[1]
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = position_ids_from_mask(attention_mask, query_length=query_length)
+        elif position_ids is None:
+            positions = torch.arange(query_length, device=input_ids.device) + past_length
+            position_ids = positions[None]  # (1, T)
+        mask = build_attention_mask(
+            attention_mask,
+            query_length=query_length,
+            past_length=past_length,
+            device=input_ids.device,
+        )
+        x = self.token_embeddings(input_ids) + self.position_embeddings(position_ids)  # (B, T, C)
+        x = self.embedding_dropout(x)
+        for block in self.blocks:
+            x = block(x, mask=mask, cache=cache)
+        return cast(Tensor, self.final_norm(x))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V); the arguments are those of `hidden_states`."""
+        hidden_states = self.hidden_states(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, cache=cache
+        )
+        return cast(Tensor, self.lm_head(hidden_states))
+
+    def make_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache for `batch_size` rows of up to `max_length` tokens."""
+        weight = self.token_embeddings.weight
+        return KVCache(
+            num_layers=self.config.num_layers,
+            batch_size=batch_size,
+            num_kv_heads=self.config.num_heads,
+            max_length=max_length,
+            head_dim=self.config.embed_dim // self.config.num_heads,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    def num_parameters(self, *, trainable_only: bool = False) -> int:
+        """Parameters of the model, a shared one counted once."""
+        parameters = self.parameters()
+        return sum(p.numel() for p in parameters if p.requires_grad or not trainable_only)
+
+    def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
+        """Continue `input_ids`: `llm.generation.generate(self, input_ids, **options)`."""
+        # imported here, for the loop stands above the models
+        from llm.generation import generate
+
+        return generate(self, input_ids, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json`, `generation_config.json` and `model.safetensors`.
+
+        They are laid out as by transformers' own class of this architecture,
+        which opens the folder without this project.
+
+        Raises:
+            ValueError: that class cannot express this model; names the field.
+        """
+        write_model_folder(Path(folder), self.hf_format, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
+        """Read a folder that `save_pretrained`, or transformers, wrote.
+
+        The weights keep the dtype that they have on disk; the model comes back
+        on the CPU, in eval mode.
+
+        Raises:
+            FileNotFoundError: the folder or one of its files is not there.
+            ValueError: a file is damaged or of another architecture, a key is
+                missing or unused, or this project cannot express the model.
+        """
+        config, weights = read_model_folder(Path(folder), cls.hf_format)
+        with torch.device("meta"):
+            model = cls(config)  # type: ignore[call-arg, arg-type]
+        for name, parameter in model.state_dict().items():
+            if weights[name].shape != parameter.shape:
+                raise ValueError(
+                    f"{folder}: {name} has shape {tuple(weights[name].shape)}, and the "
+                    f"configuration asks for {tuple(parameter.shape)}"
+                )
+        model.load_state_dict(weights, assign=True)
+        # assigning gave each its own tensor
+        model.tie_weights()
+        return model.eval()
+
+    def _check(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_length: int,
+    ) -> None:
+        if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                "input_ids must be int64 of shape (batch, tokens), not "
+                f"{input_ids.dtype} of shape {tuple(input_ids.shape)}"
+            )
+        batch_size, query_length = input_ids.shape
+        key_length = past_length + query_length
+        longest = self.config.max_position_embeddings
+        if query_length == 0:
+            raise ValueError("input_ids holds no tokens: its shape is " f"{tuple(input_ids.shape)}")
+        if key_length > longest:
+            cached = f", {past_length} of them in the cache," if past_length else ""
+            raise ValueError(
+                f"{key_length} tokens{cached} are more than max_position_embeddings={longest}"
+            )
+        if attention_mask is not None:
+            check_attention_mask(attention_mask, batch_size, query_length, key_length)
+        if position_ids is not None:
+            if tuple(position_ids.shape) not in ((batch_size, query_length), (1, query_length)):
+                raise ValueError(
+                    f"position_ids of shape {tuple(position_ids.shape)} do not fit input_ids of "
+                    f"shape {tuple(input_ids.shape)}"
+                )
+            check_range("position", position_ids, longest)
+        check_range("token id", input_ids, self.config.vocab_size)
