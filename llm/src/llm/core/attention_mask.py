@@ -69,9 +69,17 @@ def position_ids_from_mask(attention_mask: Tensor, *, query_length: int) -> Tens
 
 
 def check_attention_mask(
-    attention_mask: Tensor, batch_size: int, query_length: int, key_length: int
+    attention_mask: Tensor,
+    *,
+    batch_size: int,
+    query_length: int,
+    key_length: int,
+    may_be_longer: bool = False,
 ) -> None:
     """Raise unless it is a padding mask (B, S) or a ready boolean mask (B, 1, T, S).
+
+    `may_be_longer` lets a ready mask cover the empty slots of a cache of fixed
+    size.
 
     Raises:
         ValueError: its shape or dtype is another.
@@ -93,8 +101,8 @@ def check_attention_mask(
                 f"a ready attention mask must be boolean, True = may attend, not "
                 f"{attention_mask.dtype}"
             )
-        # keys beyond the sequence belong to a cache of fixed size, and are masked
-        if shape[0] not in (1, batch_size) or shape[2] != query_length or shape[3] < key_length:
+        fits = shape[3] == key_length or (may_be_longer and shape[3] > key_length)
+        if shape[0] not in (1, batch_size) or shape[1:3] != (1, query_length) or not fits:
             raise ValueError(
                 f"attention_mask of shape {shape} must be (batch, 1, queries, keys) = "
                 f"({batch_size}, 1, {query_length}, {key_length})"

@@ -108,7 +108,7 @@ class BaseModel(nn.Module):
                 a GPU the ids are not read back: check them where they come from.
         """
         past_length = 0 if cache is None else cache.get_seq_length()
-        self._check(input_ids, attention_mask, position_ids, past_length)
+        self._check(input_ids, attention_mask, position_ids, cache, past_length)
         query_length = input_ids.shape[1]
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = position_ids_from_mask(attention_mask, query_length=query_length)
@@ -191,7 +191,7 @@ class BaseModel(nn.Module):
         """
         config, weights = read_model_folder(Path(folder), cls.hf_format)
         with torch.device("meta"):
-            model = cls(config)  # type: ignore[call-arg, arg-type]
+            model = cls(config)  # type: ignore[call-arg]
         for name, parameter in model.state_dict().items():
             if weights[name].shape != parameter.shape:
                 raise ValueError(
@@ -208,6 +208,7 @@ class BaseModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
+        cache: Cache | None,
         past_length: int,
     ) -> None:
         if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
@@ -226,7 +227,13 @@ class BaseModel(nn.Module):
                 f"{key_length} tokens{cached} are more than max_position_embeddings={longest}"
             )
         if attention_mask is not None:
-            check_attention_mask(attention_mask, batch_size, query_length, key_length)
+            check_attention_mask(
+                attention_mask,
+                batch_size=batch_size,
+                query_length=query_length,
+                key_length=key_length,
+                may_be_longer=cache is not None and not isinstance(cache, KVCache),
+            )
         if position_ids is not None:
             if tuple(position_ids.shape) not in ((batch_size, query_length), (1, query_length)):
                 raise ValueError(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.core.config import check_choice
+
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation, the form that GPT and GPT-2 were trained with.
@@ -49,6 +51,7 @@ class FeedForward(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        check_choice("activation", activation, ACTIVATIONS)
         self.activation = ACTIVATIONS[activation]
         self.up_proj = nn.Linear(embed_dim, intermediate_dim, bias=bias)
         self.down_proj = nn.Linear(intermediate_dim, embed_dim, bias=bias)

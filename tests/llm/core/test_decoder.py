@@ -1,0 +1,48 @@
+"""The blocks against their equations."""
+
+import pytest
+import torch
+from llm.core.attention_mask import causal_mask
+from llm.core.decoder import PostNormBlock, PreNormBlock
+from llm.core.feed_forward import FeedForward
+from llm.core.multi_head_attention import MultiHeadAttention
+from torch import nn
+
+
+@pytest.fixture
+def make_block(shaken):
+    def make(block):
+        parts = {
+            "attention": MultiHeadAttention(embed_dim=12, num_heads=3),
+            "feed_forward": FeedForward(embed_dim=12, intermediate_dim=20, activation="relu"),
+            "attention_norm": nn.LayerNorm(12),
+            "feed_forward_norm": nn.LayerNorm(12),
+        }
+        return shaken(block(**parts), std=0.5).eval()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "mask", [None, causal_mask(5, 5) & (torch.arange(5) > 1) | torch.eye(5).bool()]
+)
+@pytest.mark.parametrize("block_class", [PostNormBlock, PreNormBlock])
+def test_a_block_is_its_equation(make_block, block_class, mask):
+    block = make_block(block_class)
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+    mask = mask if mask is None else mask.expand(2, 1, 5, 5)
+    if block_class is PostNormBlock:
+        middle = block.attention_norm(x + block.attention(x, mask=mask))
+        expected = block.feed_forward_norm(middle + block.feed_forward(middle))
+    else:
+        middle = x + block.attention(block.attention_norm(x), mask=mask)
+        expected = middle + block.feed_forward(block.feed_forward_norm(middle))
+    torch.testing.assert_close(block(x, mask=mask), expected, atol=1e-6, rtol=0)
+
+
+def test_gpt_is_post_norm_without_a_final_norm_and_gpt2_pre_norm_with_one(make_model):
+    gpt, gpt2 = make_model("gpt"), make_model("gpt2")
+    assert all(isinstance(block, PostNormBlock) for block in gpt.blocks)
+    assert all(isinstance(block, PreNormBlock) for block in gpt2.blocks)
+    assert not [name for name in gpt.state_dict() if name.startswith("final_norm")]
+    assert {"final_norm.weight", "final_norm.bias"} <= set(gpt2.state_dict())
