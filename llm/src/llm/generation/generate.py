@@ -1,0 +1,200 @@
+"""The one generation loop, whole or as a stream."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm.core.attention_mask import check_attention_mask
+from llm.core.base_model import BaseModel, check_range
+from llm.core.config import check_count
+from llm.core.kv_cache import KVCache
+from llm.generation.sampling import SamplingConfig, apply_repetition_penalty, sample
+
+
+def generate(model: BaseModel, input_ids: Tensor, **options: Any) -> Tensor:
+    """Continue each row of `input_ids`.
+
+    Args:
+        model: any model of this project.
+        input_ids: int64 (B, T).
+        options: those of `stream`, `max_new_tokens` among them.
+
+    Returns:
+        int64 (B, T + N): the prompts and up to `max_new_tokens` new tokens;
+        rows that ended early are filled with `pad_token_id`.
+    """
+    new_ids = list(stream(model, input_ids, **options))
+    return torch.cat([input_ids, *(ids[:, None] for ids in new_ids)], dim=1)
+
+
+def stream(
+    model: BaseModel,
+    input_ids: Tensor,
+    *,
+    max_new_tokens: int,
+    attention_mask: Tensor | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    pad_token_id: int | None = None,
+    generator: torch.Generator | None = None,
+    use_cache: bool = True,
+    **sampling: Any,
+) -> Iterator[Tensor]:
+    """Yield the next token of each row, until all rows have ended.
+
+    Past `max_position_embeddings` the window slides: each further token reads
+    the last tokens that fit, encoded anew, for their positions have changed.
+    That costs a forward over the whole window, and is warned of once.
+
+    Args:
+        model: any model of this project; it is run in eval mode.
+        input_ids: int64 (B, T); shorter prompts are padded on the left.
+        max_new_tokens: how many tokens to add at most, ≥ 0.
+        attention_mask: (B, T), 0 where `input_ids` is padding.
+        eos_token_id: a row ends with this token or any of these; None for the
+            model's, () for none.
+        pad_token_id: what follows in a row that has ended; None for the
+            model's, or the first `eos_token_id`.
+        generator: the source of randomness; None for PyTorch's global one.
+        use_cache: keep keys and values instead of computing them again; the
+            tokens are the same.
+        sampling: the fields of `SamplingConfig`.
+
+    Returns:
+        An iterator of int64 (B,).
+
+    Raises:
+        ValueError: an argument is outside its range, or a prompt is empty or
+            padded on the right.
+    """
+    # checked here and not in the generator below, which runs when first asked
+    config = SamplingConfig(**sampling)
+    check_count("max_new_tokens", max_new_tokens, minimum=0)
+    vocab_size = model.config.vocab_size
+    attention_mask = _check_prompt(input_ids, attention_mask, vocab_size)
+    eos_ids = _eos_ids(model.config.eos_token_id if eos_token_id is None else eos_token_id)
+    check_range("eos_token_id", torch.tensor(eos_ids), vocab_size)
+    if pad_token_id is None:
+        pad_token_id = model.config.pad_token_id
+    if pad_token_id is None:
+        pad_token_id = eos_ids[0] if eos_ids else 0
+    check_range("pad_token_id", torch.tensor(pad_token_id), vocab_size)
+    end_ids = torch.tensor(eos_ids, dtype=torch.int64, device=input_ids.device)
+    return _stream(
+        model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id, generator,
+        use_cache, config,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _stream(
+    model: BaseModel,
+    input_ids: Tensor,
+    max_new_tokens: int,
+    attention_mask: Tensor | None,
+    end_ids: Tensor,
+    pad_token_id: int,
+    generator: torch.Generator | None,
+    use_cache: bool,
+    config: SamplingConfig,
+) -> Iterator[Tensor]:
+    batch_size, prompt_length = input_ids.shape
+    longest = model.config.max_position_embeddings
+    cache = None
+    if use_cache and prompt_length <= longest:
+        cache = model.make_cache(batch_size, min(longest, prompt_length + max_new_tokens))
+    ended = torch.zeros(batch_size, dtype=torch.bool, device=input_ids.device)
+    slid = False
+    for _ in range(max_new_tokens):
+        if input_ids.shape[1] > longest:
+            cache = None
+            if not slid:
+                slid = True
+                warnings.warn(
+                    f"the text is longer than max_position_embeddings={longest}: from here on "
+                    "the model sees the last of it, encoded anew for each token",
+                    stacklevel=3,
+                )
+        with _eval_mode(model):
+            logits = _next_logits(model, input_ids, attention_mask, cache)  # (B, V)
+        if config.repetition_penalty != 1:
+            logits = apply_repetition_penalty(
+                logits, input_ids, config.repetition_penalty, attention_mask=attention_mask
+            )
+        next_ids = sample(logits, config, generator)  # (B,)
+        next_ids = next_ids.masked_fill(ended, pad_token_id)
+        input_ids = torch.cat([input_ids, next_ids[:, None]], dim=1)
+        if attention_mask is not None:
+            attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
+        yield next_ids
+        if len(end_ids):
+            ended = ended | torch.isin(next_ids, end_ids)
+            if bool(ended.all()):
+                return
+
+
+def _next_logits(
+    model: BaseModel, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None
+) -> Tensor:
+    """Logits (B, V) of the token after `input_ids`, or after the last of them that fit."""
+    longest = model.config.max_position_embeddings
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, -longest:]
+    unseen = input_ids[:, -longest:] if cache is None else input_ids[:, cache.get_seq_length() :]
+    hidden_states = model.hidden_states(unseen, attention_mask=attention_mask, cache=cache)
+    logits: Tensor = model.lm_head(hidden_states[:, -1])
+    return logits
+
+
+@contextmanager
+def _eval_mode(model: BaseModel) -> Iterator[None]:
+    """Eval mode, and then for each part the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _check_prompt(
+    input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int
+) -> Tensor | None:
+    """The attention mask, or None where nothing is padded."""
+    if input_ids.dim() != 2 or input_ids.dtype != torch.int64:
+        raise ValueError(
+            "input_ids must be int64 of shape (batch, tokens), not "
+            f"{input_ids.dtype} of shape {tuple(input_ids.shape)}"
+        )
+    if input_ids.numel() == 0:
+        raise ValueError("the prompt holds no tokens: give at least one, such as <bos>")
+    check_range("token id", input_ids.cpu(), vocab_size)
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() != 2:
+        raise ValueError(
+            f"attention_mask of shape {tuple(attention_mask.shape)} must be (batch, tokens)"
+        )
+    batch_size, length = input_ids.shape
+    check_attention_mask(
+        attention_mask, batch_size=batch_size, query_length=length, key_length=length
+    )
+    real = attention_mask.to(torch.bool)
+    if bool(real.all()):
+        return None
+    if not bool(real[:, -1].all()):
+        raise ValueError("a prompt ends in padding: pad on the left, so that it ends in its text")
+    return attention_mask
+
+
+def _eos_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
+    if eos_token_id is None:
+        return []
+    return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)

@@ -1,0 +1,88 @@
+"""Text in, text out: the loop with a tokenizer at both ends."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from llm.core.base_model import BaseModel
+from llm.generation.generate import stream
+from llm.tokenizers import BaseTokenizer
+
+
+def generate_text(model: BaseModel, tokenizer: BaseTokenizer, prompt: str, **options: Any) -> str:
+    """The text that continues `prompt`; the options are those of `stream_text`."""
+    return "".join(stream_text(model, tokenizer, prompt, **options))
+
+
+def stream_text(
+    model: BaseModel,
+    tokenizer: BaseTokenizer,
+    prompt: str,
+    *,
+    stop: str | Sequence[str] = (),
+    **options: Any,
+) -> Iterator[str]:
+    """Yield the text that continues `prompt`, in pieces, as it is made.
+
+    A piece never ends inside a character, nor where a stop string may have
+    begun.
+
+    Args:
+        model: any model of this project.
+        tokenizer: the one that the model was trained with.
+        prompt: any text.
+        stop: the text ends before the first of these; none may be empty.
+        options: those of `llm.generation.stream`, `max_new_tokens` among them.
+
+    Returns:
+        An iterator of strings.
+
+    Raises:
+        ValueError: the prompt holds no tokens, a stop string is empty, or as
+            `stream`.
+    """
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    if "" in stops:
+        raise ValueError("a stop string is empty")
+    # the template may end the text with <eos>, which is not how a prompt goes on
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    if not ids:
+        bos_id = tokenizer.bos_token_id
+        if bos_id is None:
+            raise ValueError("the prompt is empty, and the tokenizer has no <bos> to begin with")
+        ids = [bos_id]
+    device = model.token_embeddings.weight.device
+    tokens = stream(model, torch.tensor([ids], device=device), **options)
+    return _until_stop(_decode(tokenizer, tokens), stops)
+
+
+def _decode(tokenizer: BaseTokenizer, tokens: Iterator[torch.Tensor]) -> Iterator[str]:
+    """Text of the tokens, each character once all of its bytes are there."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for ids in tokens:
+        yield decoder.decode(tokenizer.decode_bytes(ids.tolist(), skip_special_tokens=True))
+    yield decoder.decode(b"", final=True)
+
+
+def _until_stop(pieces: Iterator[str], stops: list[str]) -> Iterator[str]:
+    """The pieces up to the first stop string, holding back what may begin one."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [held.index(stop) for stop in stops if stop in held]
+        if found:
+            held = held[: min(found)]
+            break
+        # the longest end of the text that is the beginning of a stop string
+        keep = max(
+            (n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0
+        )
+        ready, held = held[: len(held) - keep], held[len(held) - keep :]
+        if ready:
+            yield ready
+    if held:
+        yield held
