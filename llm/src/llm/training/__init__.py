@@ -1,0 +1,34 @@
+"""Datasets, the training loop and its checkpoints."""
+
+from llm.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from llm.training.dataset import ShuffledOrder, TextDataset, collate
+from llm.training.loss import count_targets, next_token_loss
+from llm.training.optimizer import get_optimizer
+from llm.training.scheduler import cosine_schedule, linear_schedule
+from llm.training.trainer import NonFiniteLossError, Trainer, TrainingConfig
+from llm.training.validation import ValidationResult, validate
+
+__all__ = [
+    "NonFiniteLossError",
+    "ShuffledOrder",
+    "TextDataset",
+    "Trainer",
+    "TrainingConfig",
+    "ValidationResult",
+    "collate",
+    "cosine_schedule",
+    "count_targets",
+    "get_optimizer",
+    "linear_schedule",
+    "list_checkpoints",
+    "load_checkpoint",
+    "next_token_loss",
+    "save_checkpoint",
+    "validate",
+    "verify_checkpoint",
+]

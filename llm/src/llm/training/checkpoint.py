@@ -1,0 +1,200 @@
+"""Checkpoints of a training run: complete, or not there.
+
+`step-000200/` is a model folder with the state of training beside it, written
+under a temporary name, flushed to disk, and only then renamed. `MANIFEST.json`
+holds the size and SHA-256 of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llm.core.base_model import BaseModel
+from llm.core.model_folder import read_json, write_json
+from llm.tokenizers import BaseTokenizer
+
+MANIFEST_FILE = "MANIFEST.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "trainer_state.json"
+STEP_FOLDER = re.compile(r"step-(\d{6,})")
+
+
+def save_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) -> None:
+    """Write a model folder, whole, where there is none yet.
+
+    Raises:
+        FileExistsError: `folder` is there already.
+    """
+    with _published(folder) as temporary:
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save(temporary)
+
+
+def save_checkpoint(
+    run_folder: Path,
+    *,
+    step: int,
+    model: BaseModel,
+    tokenizer: BaseTokenizer | None,
+    optimizer: Optimizer,
+    trainer_state: Mapping[str, Any],
+) -> Path:
+    """Write `step-…/` into the run folder; it is durable when this returns.
+
+    Args:
+        run_folder: of the run.
+        step: optimizer steps done.
+        model: in the state after that step.
+        tokenizer: the run's, or None.
+        optimizer: whose state to keep, by parameter name.
+        trainer_state: anything else that training needs, as JSON.
+
+    Raises:
+        FileExistsError: there is a checkpoint of this step already.
+    """
+    folder = run_folder / f"step-{step:06d}"
+    with _published(folder) as temporary:
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save(temporary)
+        save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
+        write_json(temporary / STATE_FILE, {"step": step, **trainer_state})
+        files = {
+            path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(temporary.iterdir())
+        }
+        write_json(temporary / MANIFEST_FILE, {"format": 1, "step": step, "files": files})
+    return folder
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Compare every file of a checkpoint with its manifest.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        ValueError: a file is missing, is not as it was written, or is foreign.
+    """
+    manifest = read_json(folder / MANIFEST_FILE)
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"{folder / MANIFEST_FILE} lists no files")
+    there = {path.name for path in folder.iterdir()} - {MANIFEST_FILE}
+    for name in sorted(set(files) - there):
+        raise ValueError(f"{folder / name} is missing")
+    for name in sorted(there - set(files)):
+        raise ValueError(f"{folder / name} is not of this checkpoint")
+    for name, written in files.items():
+        path = folder / name
+        if not isinstance(written, dict) or path.stat().st_size != written.get("size"):
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, not those that were written")
+        if _sha256(path) != written.get("sha256"):
+            raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}")
+
+
+def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> dict[str, Any]:
+    """Put a verified checkpoint's weights and optimizer state into these objects.
+
+    Returns:
+        The trainer's state.
+
+    Raises:
+        FileNotFoundError, ValueError: it is damaged, or of another model or
+            optimizer.
+    """
+    verify_checkpoint(folder)
+    saved = type(model).from_pretrained(folder)
+    if saved.config != model.config:
+        raise ValueError(f"{folder} holds a model of another configuration")
+    try:
+        tensors = load_file(folder / OPTIMIZER_FILE)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / OPTIMIZER_FILE} cannot be read: {error}") from None
+    model.load_state_dict(saved.state_dict())
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {
+            # the count of steps stays where the optimizer keeps it
+            field: tensor.to(parameter.device) if tensor.dim() else tensor
+            for key, tensor in tensors.items()
+            for field, _, owner in [key.partition(".")]
+            if owner == name
+        }
+    return read_json(folder / STATE_FILE)
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; what a crash left unfinished is none."""
+    steps = {
+        int(match[1]): path
+        for path in run_folder.iterdir()
+        if (match := STEP_FOLDER.fullmatch(path.name)) and path.is_dir()
+    }
+    return [steps[step] for step in sorted(steps)]
+
+
+def prune_checkpoints(run_folder: Path, *, keep: int, best_step: int | None) -> None:
+    """Delete all but the newest `keep` checkpoints and the best one."""
+    for folder in list_checkpoints(run_folder)[:-keep]:
+        if best_step is None or folder.name != f"step-{best_step:06d}":
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _published(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which becomes it if the block succeeds."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            _fsync(path)
+        _fsync(temporary)
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync(folder.parent)
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as `field.parameter name`: tensor."""
+    return {
+        f"{field}.{name}": torch.as_tensor(value).detach().contiguous()
+        for name, parameter in model.named_parameters()
+        for field, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    # a folder cannot be opened for writing; Windows cannot open one at all
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

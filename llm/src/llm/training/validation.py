@@ -1,0 +1,61 @@
+"""The loss on data that is not trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from llm.core.base_model import BaseModel
+from llm.training.dataset import ExampleSource, collate
+from llm.training.loss import count_targets, next_token_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """The loss over every target of a dataset.
+
+    Args:
+        total_loss: sum of -log p(target), in nats.
+        num_targets: tokens predicted.
+    """
+
+    total_loss: float
+    num_targets: int
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.total_loss / self.num_targets
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss)
+
+
+@torch.no_grad()
+def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> ValidationResult:
+    """Predict every target of `dataset` once, in eval mode; no randomness is used.
+
+    Args:
+        model: comes back in the mode that it was in.
+        dataset: examples, of any lengths.
+        batch_size: examples a forward.
+    """
+    device = model.token_embeddings.weight.device
+    was_training = model.training
+    model.eval()
+    total_loss, num_targets = 0.0, 0
+    try:
+        for start in range(0, len(dataset), batch_size):
+            stop = min(start + batch_size, len(dataset))
+            batch = collate([dataset[index] for index in range(start, stop)])
+            num_targets += count_targets(batch["labels"])
+            hidden_states = model.hidden_states(batch["input_ids"].to(device))
+            loss = next_token_loss(hidden_states, model.lm_head.weight, batch["labels"].to(device))
+            total_loss += loss.item()
+    finally:
+        model.train(was_training)
+    return ValidationResult(total_loss=total_loss, num_targets=num_targets)

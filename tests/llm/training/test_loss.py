@@ -1,0 +1,106 @@
+"""The chunked loss is cross entropy, and its gradients are autograd's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from llm.training import count_targets, next_token_loss
+from llm.training import loss as loss_module
+
+
+@pytest.fixture(params=[1, 5, 512])
+def chunk_size(request, monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK_SIZE", request.param)
+
+
+def inputs(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 7, 4, dtype=dtype, generator=generator, requires_grad=True)
+    weight = torch.randn(11, 4, dtype=dtype, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 11, (3, 7), generator=generator)
+    labels[0, 3:] = -100
+    labels[2] = -100
+    return hidden, weight, labels
+
+
+def plain_loss(hidden, weight, labels):
+    logits = hidden @ weight.t()
+    return F.cross_entropy(
+        logits[:, :-1].reshape(-1, 11), labels[:, 1:].reshape(-1), reduction="sum"
+    )
+
+
+@pytest.mark.usefixtures("chunk_size")
+def test_loss_and_gradients_are_those_of_cross_entropy():
+    hidden, weight, labels = inputs()
+    exact_hidden = hidden.detach().double().requires_grad_()
+    exact_weight = weight.detach().double().requires_grad_()
+    loss = next_token_loss(hidden, weight, labels) / 3
+    exact = plain_loss(exact_hidden, exact_weight, labels) / 3
+    loss.backward()
+    exact.backward()
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(hidden.grad.double(), exact_hidden.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight.grad.double(), exact_weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_shift_happens_once():
+    # a model that is certain the next token is the current one plus one
+    weight = torch.eye(6) * 100
+    ids = torch.tensor([[0, 1, 2, 3]])
+    hidden = F.one_hot(ids + 1, 6).float()
+    assert next_token_loss(hidden, weight, ids).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_ignored_labels_get_no_gradient():
+    hidden, weight, labels = inputs()
+    next_token_loss(hidden, weight, labels).backward()
+    assert torch.count_nonzero(hidden.grad[2]) == 0
+    assert torch.count_nonzero(hidden.grad[0, 2:]) == 0
+    assert torch.count_nonzero(hidden.grad[0, :2]) > 0
+    assert torch.count_nonzero(hidden.grad[:, -1]) == 0
+
+
+def test_targets_are_counted_after_the_shift():
+    _, _, labels = inputs()
+    assert count_targets(labels) == 2 + 6 + 0
+    assert count_targets(torch.tensor([[1, 2, 3]])) == 2
+    assert count_targets(torch.tensor([[-100, 2, 3]])) == 2
+
+
+def test_bfloat16_is_summed_in_float32():
+    hidden, weight, labels = inputs(torch.bfloat16)
+    loss = next_token_loss(hidden, weight, labels)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
+
+
+def test_a_frozen_head_or_trunk_is_respected():
+    hidden, weight, labels = inputs()
+    next_token_loss(hidden.detach(), weight, labels).backward()
+    assert weight.grad is not None
+    weight.grad = None
+    next_token_loss(hidden, weight.detach(), labels).backward()
+    assert weight.grad is None
+    assert hidden.grad is not None
+
+
+def test_no_tensor_of_all_logits_is_made(monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK_SIZE", 4)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            for tensor in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.numel())
+            return result
+
+    hidden = torch.randn(4, 9, 2, requires_grad=True)
+    weight = torch.randn(1000, 2, requires_grad=True)
+    labels = torch.randint(0, 1000, (4, 9))
+    with Watch():
+        next_token_loss(hidden, weight, labels).backward()
+    assert largest == 4 * 1000

@@ -1,0 +1,408 @@
+"""The training loop keeps its promises."""
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+from llm.generation import generate_text
+from llm.models import load_pretrained
+from llm.tokenizers import BPETokenizer
+from llm.training import (
+    NonFiniteLossError,
+    TextDataset,
+    Trainer,
+    count_targets,
+    list_checkpoints,
+    validate,
+    verify_checkpoint,
+)
+from safetensors.torch import load_file
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_same_weights(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def ragged_examples(lengths):
+    generator = torch.Generator().manual_seed(1)
+    examples = []
+    for length in lengths:
+        ids = torch.randint(4, 300, (length,), generator=generator)
+        labels = ids.clone()
+        labels[: length // 3] = -100
+        examples.append({"input_ids": ids, "labels": labels})
+    return examples
+
+
+def trainer_for(model, dataset, config, **options):
+    return Trainer(model, dataset, config, show_progress=False, **options)
+
+
+def test_accumulation_has_the_gradient_of_the_full_batch_with_uneven_lengths(
+    make_model, make_config, model_class
+):
+    examples = ragged_examples([16, 3, 9, 5, 12, 2, 7, 16])
+    gradients = []
+    for batch_size, accumulation_steps in [(8, 1), (4, 2), (2, 4), (1, 8)]:
+        model = make_model(model_class, dropout=0.0)
+        config = make_config(
+            batch_size=batch_size, accumulation_steps=accumulation_steps, max_grad_norm=0
+        )
+        trainer = trainer_for(model, examples, config)
+        kept = {}
+
+        def keep(optimizer, *_, kept=kept, model=model):
+            kept.update({name: p.grad.clone() for name, p in model.named_parameters()})
+
+        trainer.optimizer.register_step_pre_hook(keep)
+        loss, _, num_targets = trainer.train_step()
+        assert num_targets == sum(count_targets(e["labels"][None]) for e in examples)
+        gradients.append((loss, kept))
+    full_loss, full = gradients[0]
+    for loss, gradient in gradients[1:]:
+        assert loss == pytest.approx(full_loss, rel=1e-6)
+        for name in full:
+            torch.testing.assert_close(gradient[name], full[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_step_is_loss_backward_clip_and_update_by_hand(make_model, make_config, dataset):
+    model, reference = make_model(dropout=0.0), make_model(dropout=0.0)
+    # not Adam: its first step is the gradient's sign, whatever rounding left of it
+    config = make_config(
+        optimizer="sgd", max_grad_norm=0.1, learning_rate=1.0, warmup_ratio=0.5, batch_size=2
+    )
+    trainer = trainer_for(model, dataset, config)
+    decays = [p for p in reference.parameters() if p.dim() == 2]
+    rest = [p for p in reference.parameters() if p.dim() != 2]
+    optimizer = torch.optim.SGD(
+        [{"params": decays, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
+        lr=0.5,
+        momentum=0.9,
+    )
+    batch = [dataset[trainer.order[i]]["input_ids"] for i in range(2)]
+    logits = [reference(ids[None])[0, :-1] for ids in batch]
+    loss = torch.nn.functional.cross_entropy(
+        torch.cat(logits), torch.cat([ids[1:] for ids in batch])
+    )
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.1)
+    optimizer.step()
+    got_loss, got_norm, _ = trainer.train_step()
+    assert got_loss == pytest.approx(loss.item(), rel=1e-5)
+    assert got_norm == pytest.approx(norm.item(), rel=1e-4)
+    assert got_norm > 0.1  # it was clipped
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(
+            model.get_parameter(name), parameter, rtol=1e-5, atol=1e-6, msg=name
+        )
+
+
+def test_every_example_is_trained_on_once_an_epoch(make_model, make_config):
+    examples = ragged_examples([4] * 12)
+    seen = []
+
+    class Watched:
+        def __len__(self):
+            return len(examples)
+
+        def __getitem__(self, index):
+            seen.append(index)
+            return examples[index]
+
+    config = make_config(steps=4, batch_size=3, accumulation_steps=2)
+    trainer_for(make_model(), Watched(), config).train()
+    assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
+    assert seen[:12] != seen[12:]
+
+
+def test_training_learns_the_text(make_model, make_config, dataset, tokenizer, model_class):
+    model = make_model(model_class, dropout=0.0, embed_dim=32)
+    before = validate(model, dataset, batch_size=4).loss
+    config = make_config(steps=160, learning_rate=5e-3, batch_size=8, warmup_ratio=0.1)
+    trainer_for(model, dataset, config).train()
+    after = validate(model, dataset, batch_size=4).loss
+    assert before == pytest.approx(math.log(len(tokenizer)), abs=0.3)
+    assert after < 0.3
+
+
+def test_the_same_seed_trains_the_same_bits_and_another_does_not(make_model, make_config, dataset):
+    def trained(seed):
+        model = make_model(dropout=0.2)
+        trainer_for(model, dataset, make_config(seed=seed)).train()
+        return weights(model)
+
+    first, again, other = trained(0), trained(0), trained(1)
+    assert_same_weights(first, again)
+    assert not torch.equal(first["token_embeddings.weight"], other["token_embeddings.weight"])
+
+
+def test_validation_and_samples_do_not_disturb_training(
+    make_model, make_config, dataset, tokenizer, tmp_path
+):
+    def trained(**options):
+        model = make_model(dropout=0.2)
+        config = make_config(steps=6, **options)
+        trainer_for(
+            model,
+            dataset,
+            config,
+            validation_dataset=dataset,
+            tokenizer=tokenizer,
+            sample_prompts=["The cat", "Кошка"],
+            sample_options={"max_new_tokens": 3},
+        ).train()
+        return weights(model)
+
+    assert_same_weights(trained(), trained(validate_every=2, sample_every=1))
+
+
+def test_resumed_training_ends_in_the_same_bits(
+    make_model, make_config, dataset, tokenizer, tmp_path, model_class
+):
+    def make(folder, seed):
+        return trainer_for(
+            make_model(model_class, dropout=0.2, seed=seed),
+            dataset,
+            make_config(
+                steps=7, save_every=3, accumulation_steps=2, warmup_ratio=0.5, validate_every=2
+            ),
+            validation_dataset=dataset,
+            tokenizer=tokenizer,
+            run_folder=folder,
+        )
+
+    whole = make(tmp_path / "whole", 0)
+    whole.train()
+    resumed = make(tmp_path / "resumed", 1)
+    resumed.load_checkpoint(tmp_path / "whole" / "step-000003")
+    assert resumed.step == 3
+    resumed.train()
+    assert_same_weights(weights(resumed.model), weights(whole.model))
+    assert resumed.tokens == whole.tokens
+    assert (resumed.best_loss, resumed.best_step) == (whole.best_loss, whole.best_step)
+
+    def lines(run):
+        rows = (tmp_path / run / "metrics.jsonl").read_text("utf-8").splitlines()
+        return [
+            {k: v for k, v in json.loads(row).items() if k != "tokens_per_second"} for row in rows
+        ]
+
+    assert lines("resumed") == [line for line in lines("whole") if line["step"] > 3]
+
+
+def test_run_folder_has_what_the_design_says(
+    make_model, make_config, dataset, tokenizer, texts, tmp_path, model_class
+):
+    run = tmp_path / "run"
+    model = make_model(model_class)
+    config = make_config(steps=5, save_every=2, log_every=2, validate_every=2, sample_every=2)
+    result = trainer_for(
+        model,
+        dataset,
+        config,
+        validation_dataset=dataset,
+        tokenizer=tokenizer,
+        sample_prompts=["Кошка"],
+        run_folder=run,
+        run_info={"note": "да"},
+    ).train()
+    assert {path.name for path in run.iterdir()} == {
+        "run.json",
+        "metrics.jsonl",
+        "step-000002",
+        "step-000004",
+        "final",
+    }
+    described = json.loads((run / "run.json").read_text("utf-8"))
+    assert described["model"]["model_type"] == model_class.config_class.model_type
+    assert described["model"]["embed_dim"] == 16
+    assert described["training"]["steps"] == 5
+    assert described["seed"] == 0
+    assert described["note"] == "да"
+    assert torch.__version__.startswith(described["versions"]["torch"])
+    assert described["fingerprints"]["tokenizer"] == tokenizer.fingerprint()
+    assert described["fingerprints"]["train_dataset"] == dataset.fingerprint()
+
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == [2, 4, 5]
+    for line in logged:
+        assert line.keys() >= {"tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
+    validations = [line for line in lines if "validation_loss" in line]
+    assert [line["step"] for line in validations] == [2, 4, 5]
+    assert validations[-1]["validation_loss"] == result.loss
+    assert [line["step"] for line in lines if "sample" in line] == [2, 4]
+
+    assert load_pretrained(run / "final").config == model.config
+    assert_same_weights(weights(load_pretrained(run / "final")), weights(model))
+    assert BPETokenizer.load(run / "final") == tokenizer
+    for checkpoint in list_checkpoints(run):
+        verify_checkpoint(checkpoint)
+    optimizer = load_file(run / "step-000004" / "optimizer.safetensors")
+    names = {name for name, _ in model.named_parameters()}
+    assert {key.split(".", 1)[1] for key in optimizer} == names
+    state = json.loads((run / "step-000004" / "trainer_state.json").read_text("utf-8"))
+    assert state["step"] == 4
+
+
+def test_the_final_model_generates_as_the_trained_one(
+    make_model, make_config, dataset, tokenizer, tmp_path
+):
+    model = make_model()
+    trainer_for(
+        model, dataset, make_config(), tokenizer=tokenizer, run_folder=tmp_path / "run"
+    ).train()
+    loaded = load_pretrained(tmp_path / "run" / "final")
+    for prompt in ("The cat", "Кошка сидела"):
+        assert generate_text(loaded, tokenizer, prompt, max_new_tokens=8) == generate_text(
+            model, tokenizer, prompt, max_new_tokens=8
+        )
+
+
+def test_old_checkpoints_are_pruned_but_for_the_best(
+    make_model, make_config, dataset, tokenizer, tmp_path, monkeypatch
+):
+    losses = iter([3.0, 1.0, 2.0, 2.5, 2.6, 2.7])
+    trainer = trainer_for(
+        make_model(),
+        dataset,
+        make_config(steps=6, save_every=1, validate_every=1, keep_checkpoints=2),
+        validation_dataset=dataset,
+        run_folder=tmp_path / "run",
+    )
+    monkeypatch.setattr(
+        "llm.training.trainer.validate",
+        lambda *_, **__: type("Result", (), {"loss": next(losses)})(),
+    )
+    trainer.train()
+    names = [path.name for path in list_checkpoints(tmp_path / "run")]
+    assert names == ["step-000002", "step-000005", "step-000006"]
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_non_finite_number_stops_before_the_weights_are_touched(
+    make_model, make_config, dataset, tmp_path, where, monkeypatch
+):
+    model = make_model(dropout=0.0)
+    trainer = trainer_for(
+        model, dataset, make_config(steps=9, save_every=2), run_folder=tmp_path / "run"
+    )
+    for _ in range(2):
+        trainer.train_step()
+    trainer.save_checkpoint()
+    before = weights(model)
+    saved = (tmp_path / "run" / "step-000002" / "model.safetensors").read_bytes()
+    if where == "loss":
+        import llm.training.trainer as module
+
+        plain = module.next_token_loss
+        monkeypatch.setattr(module, "next_token_loss", lambda *a: plain(*a) * math.nan)
+    else:
+        model.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NonFiniteLossError, match=r"step 3.*step-000002"):
+        trainer.train()
+    assert_same_weights(weights(model), before)
+    assert (tmp_path / "run" / "step-000002" / "model.safetensors").read_bytes() == saved
+    verify_checkpoint(tmp_path / "run" / "step-000002")
+
+
+def test_without_a_checkpoint_the_error_says_so(make_model, make_config, dataset):
+    model = make_model()
+    torch.nn.init.constant_(model.token_embeddings.weight, math.nan)
+    with pytest.raises(NonFiniteLossError, match=r"step 1.*no checkpoint yet"):
+        trainer_for(model, dataset, make_config()).train()
+
+
+def test_a_run_is_never_written_over(make_model, make_config, dataset, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="not empty"):
+        trainer_for(make_model(), dataset, make_config(), run_folder=tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_a_vocabulary_too_small_for_the_tokenizer_is_refused(
+    make_model, make_config, dataset, tokenizer
+):
+    model = make_model(vocab_size=len(tokenizer) - 1)
+    with pytest.raises(ValueError, match=rf"{len(tokenizer)} tokens.*{len(tokenizer) - 1}"):
+        trainer_for(model, dataset, make_config(), tokenizer=tokenizer)
+
+
+def test_blocks_longer_than_the_context_are_refused(make_model, make_config):
+    dataset = TextDataset(list(range(4, 100)), block_size=32)
+    with pytest.raises(ValueError, match=r"32 tokens.*max_position_embeddings=16"):
+        trainer_for(make_model(), dataset, make_config()).train()
+
+
+def test_ids_beyond_the_vocabulary_are_refused(make_model, make_config):
+    dataset = TextDataset([1, 2, 3, 99999], block_size=4)
+    with pytest.raises(ValueError, match="99999"):
+        trainer_for(make_model(), dataset, make_config()).train()
+
+
+def test_labels_all_ignored_are_refused(make_model, make_config):
+    example = {"input_ids": torch.tensor([1, 2]), "labels": torch.tensor([-100, -100])}
+    with pytest.raises(ValueError, match=r"step 1.*ignored"):
+        trainer_for(make_model(), [example], make_config()).train()
+
+
+def test_an_empty_dataset_is_refused(make_model, make_config):
+    with pytest.raises(ValueError, match="empty"):
+        trainer_for(make_model(), [], make_config())
+
+
+def test_samples_need_a_tokenizer(make_model, make_config, dataset):
+    with pytest.raises(ValueError, match="tokenizer"):
+        trainer_for(make_model(), dataset, make_config(sample_every=1), sample_prompts=["a"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 2.5}, "steps=2.5"),
+        ({"steps": True}, "steps=True"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"accumulation_steps": 0}, "accumulation_steps=0"),
+        ({"learning_rate": 0}, "learning_rate=0"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+        ({"learning_rate": math.inf}, "learning_rate=inf"),
+        ({"weight_decay": math.nan}, "weight_decay=nan"),
+        ({"beta1": 1}, "beta1=1"),
+        ({"beta2": -0.1}, "beta2=-0.1"),
+        ({"schedule": "cosin"}, "cosin.*linear, cosine"),
+        ({"optimizer": "lion"}, "lion.*adamw"),
+        ({"warmup_ratio": -0.1}, "warmup_ratio=-0.1"),
+        ({"min_learning_rate_ratio": 1.1}, "min_learning_rate_ratio=1.1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints=0"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(make_config, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(**change)
+
+
+def test_an_unknown_device_is_refused(make_model, make_config, dataset):
+    with pytest.raises(ValueError, match="'abacus' cannot be used"):
+        trainer_for(make_model(), dataset, make_config(device="abacus"))
+
+
+def test_progress_is_shown_on_stderr_and_log_lines_by_the_logger(
+    make_model, make_config, dataset, capsys, caplog
+):
+    with caplog.at_level(logging.INFO, logger="llm"):
+        Trainer(make_model(), dataset, make_config(), validation_dataset=dataset).train()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "4/4" in captured.err
+    assert "tokens/s" in captured.err
+    assert "step 4: validation loss" in caplog.text
