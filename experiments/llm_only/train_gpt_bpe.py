@@ -1,0 +1,207 @@
+"""Train a byte-level BPE tokenizer and a GPT on text.
+
+    uv run python experiments/llm_only/train_gpt_bpe.py
+    uv run python experiments/llm_only/train_gpt_bpe.py --data book.txt notes/ --run mine
+    uv run python experiments/llm_only/train_gpt_bpe.py --help
+
+The run is left in checkpoints/<run>/: final/ is a model folder that `llm` and
+transformers both open.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.shared.configs import (
+    CHECKPOINTS,
+    SPECIAL_TOKENS,
+    TrainScript,
+    load_settings,
+    relative,
+)
+from experiments.shared.console import run_script, show_log
+from experiments.shared.data import BUILT_IN, fingerprint, read_documents, split_documents
+from experiments.shared.plots import plot_losses
+
+if TYPE_CHECKING:
+    from llm.core.base_model import BaseModel
+    from llm.tokenizers import BPETokenizer
+    from llm.training import TextDataset, Trainer, ValidationResult
+
+SCRIPT = "experiments/llm_only/train_gpt_bpe.py"
+
+
+def main(arguments: list[str]) -> None:
+    """Train, and say what came of it."""
+    settings = load_settings(TrainScript, "gpt_small.toml", arguments, prog=SCRIPT)
+    documents = read_documents(settings.data.data)
+    train_texts, validation_texts = split_documents(
+        documents,
+        validation_fraction=settings.data.validation_fraction,
+        by=settings.data.split,
+        seed=settings.training.seed,
+    )
+    run_folder = new_run_folder(settings)
+    source = ", ".join(settings.data.data) or BUILT_IN
+    print(f"Text: {source}, {sum(map(len, train_texts)):,} characters to train on and "
+          f"{sum(map(len, validation_texts)):,} to validate on")  # fmt: skip
+
+    # what follows needs torch, which takes a moment to load
+    import torch
+    from llm.training import Trainer, TrainingConfig
+
+    tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
+    train_dataset, validation_dataset = (
+        make_dataset(texts, tokenizer, settings.model.max_position_embeddings)
+        for texts in (train_texts, validation_texts)
+    )
+    torch.manual_seed(settings.training.seed)
+    model = make_model(settings, tokenizer)
+    show_log()
+    trainer = Trainer(
+        model,
+        train_dataset,
+        TrainingConfig(**vars(settings.training)),
+        validation_dataset=validation_dataset,
+        tokenizer=tokenizer,
+        sample_prompts=settings.generation.prompt,
+        sample_options=settings.generation.options(),
+        run_folder=run_folder,
+        run_info=describe(settings, train_texts, validation_texts),
+    )
+    announce(trainer, train_dataset, tokenizer)
+    print("Before training it writes:")
+    show_samples(trainer)
+    started = time.perf_counter()
+    validation = trainer.train()
+    seconds = time.perf_counter() - started
+    assert validation is not None  # there is a validation dataset
+    plot_losses(run_folder)
+    print(f"Trained {trainer.step} steps, {trainer.tokens:,} tokens, in {seconds:.0f} s\n")
+    report(validation, train_dataset, validation_dataset, tokenizer, validation_texts)
+    print("\nAfter training it writes:")
+    show_samples(trainer)
+    what_next(run_folder)
+
+
+def new_run_folder(settings: TrainScript) -> Path:
+    """The folder of a run that is not there yet.
+
+    Raises:
+        FileExistsError: there is a run of that name.
+    """
+    name = settings.run or f"{settings.model.model_type}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = CHECKPOINTS / name
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already: choose another --run, or delete it")
+    return folder
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> BPETokenizer:
+    """A byte-level BPE tokenizer of the training texts."""
+    from llm.tokenizers import BPETokenizer
+
+    tokenizer = BPETokenizer()
+    tokenizer.train(texts, vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS))
+    return tokenizer
+
+
+def make_dataset(texts: list[str], tokenizer: BPETokenizer, context: int) -> TextDataset:
+    """Blocks of the context's length that make every token a target once."""
+    from llm.training import TextDataset
+
+    return TextDataset.from_texts(texts, tokenizer, block_size=context, stride=context - 1)
+
+
+def make_model(settings: TrainScript, tokenizer: BPETokenizer) -> BaseModel:
+    """A new model of the architecture asked for, with the tokenizer's vocabulary."""
+    from llm.models import ARCHITECTURES
+
+    fields = dict(vars(settings.model))
+    architecture = ARCHITECTURES[fields.pop("model_type")]
+    return architecture.model(
+        {
+            **fields,
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
+
+
+def describe(
+    settings: TrainScript, train_texts: list[str], validation_texts: list[str]
+) -> dict[str, object]:
+    """What run.json says beside the model and the training."""
+    return {
+        "data": {
+            **vars(settings.data),
+            "train_sha256": fingerprint(train_texts),
+            "validation_sha256": fingerprint(validation_texts),
+        },
+        "generation": vars(settings.generation),
+    }
+
+
+def announce(trainer: Trainer, dataset: TextDataset, tokenizer: BPETokenizer) -> None:
+    """Say what is about to be trained on what."""
+    config = trainer.config
+    tokens = len(dataset.token_ids)
+    example = min(dataset.block_size, tokens) - 1
+    epochs = config.steps * config.batch_size * config.accumulation_steps / len(dataset)
+    print(f"Tokenizer: {len(tokenizer):,} tokens; {tokens:,} tokens to train on")
+    print(
+        f"Model: {type(trainer.model).__name__}, {trainer.model.num_parameters():,} parameters, "
+        f"on {trainer.device}"
+    )
+    print(
+        f"Training: {config.steps:,} steps of {config.batch_size * config.accumulation_steps} "
+        f"× {example} tokens, {epochs:.1f} times through the text\n"
+    )
+
+
+def show_samples(trainer: Trainer) -> None:
+    """Print how the model continues each prompt now."""
+    for prompt, text in zip(trainer.sample_prompts, trainer.sample(), strict=True):
+        print(textwrap.indent(prompt + text, "  | ", lambda line: True))
+
+
+def report(
+    validation: ValidationResult,
+    train_dataset: TextDataset,
+    validation_dataset: TextDataset,
+    tokenizer: BPETokenizer,
+    validation_texts: list[str],
+) -> None:
+    """Print the validation loss beside that of a unigram model of the same tokens."""
+    from llm.evaluation import bits_per_byte, unigram_loss
+
+    unigram = unigram_loss(train_dataset, validation_dataset, vocab_size=len(tokenizer))
+    # every token is predicted but the first, whose bytes do not count either
+    num_bytes = sum(len(text.encode("utf-8")) for text in validation_texts)
+    num_bytes -= len(tokenizer.decode_bytes(validation_dataset.token_ids[:1]))
+    print(f"{'On the validation text':24}{'nats/token':>12}{'perplexity':>12}{'bits/byte':>12}")
+    for name, result in {"this model": validation, "unigram model": unigram}.items():
+        bits = bits_per_byte(result.total_loss, num_bytes)
+        print(f"  {name:22}{result.loss:12.3f}{result.perplexity:12.1f}{bits:12.3f}")
+
+
+def what_next(run_folder: Path) -> None:
+    """Print what to try with the trained model."""
+    generate = "uv run python experiments/llm_only/generate_gpt_bpe.py"
+    print(f"""
+The run is in {relative(run_folder)}: final/ (the model), loss.png, metrics.jsonl, run.json
+Try next:
+  {generate} --prompt "The statement"
+  {generate} --compare
+  {generate} --interactive
+  uv run python {SCRIPT} --model gpt2 --steps 1000
+  uv run python {SCRIPT} --data YOUR_TEXT.txt""")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,328 @@
+"""What the scripts can be told: TOML files, every value of which is also a flag."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import tyro
+from llm.core.config import build, check_choice, check_count, check_number
+
+from experiments.shared.console import parse_arguments
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "experiments" / "configs"
+CHECKPOINTS = REPOSITORY / "checkpoints"
+
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The architecture and its size.
+
+    Args:
+        model_type: Architecture.
+        embed_dim: Residual width.
+        num_heads: Attention heads; divides the width.
+        num_layers: Decoder blocks.
+        max_position_embeddings: Context, in tokens.
+        dropout: Probability in [0, 1).
+    """
+
+    model_type: Annotated[Literal["gpt", "gpt2"], tyro.conf.arg(name="model")]
+    embed_dim: int
+    num_heads: int
+    num_layers: int
+    max_position_embeddings: int
+    dropout: float
+
+    def __post_init__(self) -> None:
+        check_choice("model", self.model_type, ("gpt", "gpt2"))
+        for name in ("embed_dim", "num_heads", "num_layers"):
+            check_count(name, getattr(self, name))
+        check_count("max_position_embeddings", self.max_position_embeddings, minimum=2)
+        check_number("dropout", self.dropout, low=0, high=1, inclusive=False)
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Text and tokenizer.
+
+    Args:
+        data: Files, folders and globs of UTF-8 text; none for the Python
+            language reference, which is on every machine.
+        vocab_size: Tokens of the vocabulary, at least 260.
+        validation_fraction: Share of the text that is not trained on.
+        split: How it is chosen: whole documents, the end of the text, or
+            documents if there are ten or more.
+    """
+
+    data: tuple[str, ...]
+    vocab_size: int
+    validation_fraction: float
+    split: Literal["auto", "document", "position"]
+
+    def __post_init__(self) -> None:
+        check_texts("data", self.data)
+        check_count("vocab_size", self.vocab_size, minimum=256 + len(SPECIAL_TOKENS))
+        check_number(
+            "validation_fraction", self.validation_fraction, low=0, high=1, inclusive=False
+        )
+        if self.validation_fraction == 0:
+            raise ValueError("validation_fraction=0 leaves nothing to validate on")
+        check_choice("split", self.split, ("auto", "document", "position"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The fields of `llm.training.TrainingConfig`.
+
+    Args:
+        steps: Optimizer steps.
+        batch_size: Examples a forward.
+        accumulation_steps: Forwards an optimizer step.
+        optimizer: Update rule.
+        learning_rate: At the top of the schedule.
+        weight_decay: Of matrices.
+        beta1: Decay of the Adams' mean of gradients.
+        beta2: Decay of the Adams' mean of squared gradients.
+        schedule: How the learning rate falls after the warm-up.
+        warmup_ratio: Share of the steps in which it rises first.
+        min_learning_rate_ratio: Where it ends, as a share of the top.
+        max_grad_norm: Longer gradients are scaled down to it; 0 for never.
+        log_every: Steps from one line of metrics to the next.
+        validate_every: Steps from one validation to the next; 0 for the last only.
+        sample_every: Steps from one sample of text to the next; 0 for none.
+        save_every: Steps from one checkpoint to the next; 0 for none.
+        keep_checkpoints: Newest checkpoints that are kept, besides the best.
+        seed: Of the weights, the order of the data, dropout and samples.
+        device: "auto" takes CUDA, then MPS, then the CPU.
+    """
+
+    steps: int
+    batch_size: int
+    accumulation_steps: int
+    optimizer: Literal["adamw", "adam", "sgd"]
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    schedule: Literal["cosine", "linear"]
+    warmup_ratio: float
+    min_learning_rate_ratio: float
+    max_grad_norm: float
+    log_every: int
+    validate_every: int
+    sample_every: int
+    save_every: int
+    keep_checkpoints: int
+    seed: int
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
+            check_count(name, getattr(self, name))
+        for name in ("validate_every", "sample_every", "save_every", "seed"):
+            check_count(name, getattr(self, name), minimum=0)
+        for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
+        for name in ("beta1", "beta2"):
+            check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
+        for name in ("warmup_ratio", "min_learning_rate_ratio"):
+            check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
+        check_choice("optimizer", self.optimizer, ("adamw", "adam", "sgd"))
+        check_choice("schedule", self.schedule, ("cosine", "linear"))
+        if self.learning_rate == 0:
+            raise ValueError("learning_rate=0 would train nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How text is continued.
+
+    Args:
+        prompt: What to continue: one or more texts, in any language.
+        max_new_tokens: Longest continuation.
+        do_sample: Draw tokens; otherwise take the likeliest.
+        temperature: Divides the logits; below 1 is safer, above wilder.
+        top_k: Keep that many likeliest tokens; 0 for all.
+        top_p: Keep the likeliest tokens that hold this probability; 1 for all.
+        min_p: Keep tokens this likely compared with the likeliest; 0 for all.
+        repetition_penalty: Above 1 makes repetition less likely.
+        stop: The continuation ends before any of these.
+    """
+
+    prompt: tuple[str, ...]
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    stop: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_texts("prompt", self.prompt)
+        check_texts("stop", self.stop)
+        check_count("max_new_tokens", self.max_new_tokens)
+        check_count("top_k", self.top_k, minimum=0)
+        if not isinstance(self.do_sample, bool):
+            raise ValueError(f"do_sample={self.do_sample!r} must be true or false")
+        for name in ("temperature", "repetition_penalty"):
+            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name}=0 must be above 0")
+        for name in ("top_p", "min_p"):
+            check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
+        if self.top_p == 0:
+            raise ValueError("top_p=0 would keep no token")
+        if "" in self.stop:
+            raise ValueError("a stop string is empty")
+
+    def options(self) -> dict[str, Any]:
+        """The keywords of `llm.generation.generate_text`."""
+        options = dataclasses.asdict(self)
+        del options["prompt"]
+        return {**options, "top_k": self.top_k or None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainScript:
+    """Train a tokenizer and a GPT on text, and save them as a run.
+
+    Args:
+        config: TOML file that holds the defaults below.
+        run: Name of the run, a new folder of checkpoints/; empty for the
+            model and the time.
+    """
+
+    config: Path
+    run: str
+    model: ModelSettings
+    data: DataSettings
+    training: TrainingSettings
+    generation: GenerationSettings
+
+    def __post_init__(self) -> None:
+        check_run_name(self.run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateScript:
+    """Continue text with a model that was trained here.
+
+    Args:
+        config: TOML file that holds the defaults below.
+        run: Name or folder of the run; empty for the newest.
+        compare: Continue each prompt with several strategies.
+        interactive: Ask for prompts until there are no more.
+        seed: Of sampling.
+        device: "auto" takes CUDA, then MPS, then the CPU.
+    """
+
+    config: Path
+    run: str
+    compare: bool
+    interactive: bool
+    seed: int
+    device: str
+    generation: GenerationSettings
+
+    def __post_init__(self) -> None:
+        check_count("seed", self.seed, minimum=0)
+
+
+def load_settings(
+    script: type[Section], default_config: str, arguments: Sequence[str], *, prog: str
+) -> Section:
+    """The settings of a script: from its TOML file, then from the command line.
+
+    Args:
+        script: `TrainScript` or `GenerateScript`.
+        default_config: the file of `experiments/configs/` that is read unless
+            the arguments name another with `--config`.
+        arguments: of the command line.
+        prog: how the script was called.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not TOML, or a value is unknown, missing, or outside
+            its range.
+        SystemExit: `--help` was asked for, and printed.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", type=Path, default=CONFIGS / default_config)
+    try:
+        path = finder.parse_known_args(arguments)[0].config
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; {prog} --help lists the options") from None
+    return parse_arguments(script, read_config(path, script), arguments, prog=prog)
+
+
+def read_config(path: Path, script: type[Section]) -> Section:
+    """The settings that a TOML file describes, strictly.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `load_settings`; names the file and the section.
+    """
+    try:
+        content = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--config {path} does not exist") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    try:
+        return _build(script, {"config": path, **content})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def relative(path: Path) -> Path:
+    """The path from here, where that is shorter to read."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def check_texts(name: str, value: object) -> None:
+    """Raise unless `value` is a tuple of strings."""
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{name}={value!r} must be a list of texts")
+
+
+def check_run_name(name: object) -> None:
+    """Raise unless it is a plain folder name, or empty."""
+    if not isinstance(name, str) or (name and Path(name).name != name) or name == "..":
+        raise ValueError(f"run={name!r} must be a name: a run is a folder of checkpoints/")
+
+
+def _build(section: type[Section], values: Mapping[str, Any]) -> Section:
+    """A settings class from TOML: tables become settings, arrays tuples."""
+    types = get_type_hints(section)
+    fields = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and dataclasses.is_dataclass(types.get(name)):
+            value = _build(types[name], value)
+        elif dataclasses.is_dataclass(types.get(name)):
+            raise ValueError(f"{name} must be a table, [{name}]")
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return build(section, fields)

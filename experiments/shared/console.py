@@ -1,0 +1,102 @@
+"""How a script speaks: arguments in, one line for each mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+import tyro
+
+Settings = TypeVar("Settings")
+
+
+def parse_arguments(
+    settings: type[Settings], default: Settings, arguments: Sequence[str], *, prog: str
+) -> Settings:
+    """Override the values of `default` with what stands on the command line.
+
+    Raises:
+        ValueError: an argument is unknown or its value is of the wrong type.
+        SystemExit: `--help` was asked for, and printed.
+    """
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(
+                settings,
+                default=default,
+                args=list(arguments),
+                prog=prog,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+    raise ValueError(f"{_first_part(message.getvalue())}; {prog} --help lists the options")
+
+
+def run_script(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a script's main function and exit: a mistake is one line on stderr.
+
+    `--debug` shows the traceback as well.
+    """
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        main([argument for argument in arguments if argument != "--debug"])
+    except KeyboardInterrupt:
+        print("\nstopped; what was saved is on disk", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def show_log() -> None:
+    """Print what the libraries log, past the progress bar."""
+    logger = logging.getLogger("llm")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_AboveProgressBar())
+
+
+class _AboveProgressBar(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stdout)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{place}"
+    message = " ".join(str(error).split()) or "no reason given"
+    # the libraries raise these with a message for the user; others are our mistakes
+    if isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("llm."):
+        return message
+    return f"{type(error).__name__}: {message}; --debug shows where"
+
+
+def _first_part(box: str) -> str:
+    """What a box of text says above its first rule."""
+    lines = []
+    for line in box.splitlines()[1:]:
+        text = line.strip(" │")
+        if text.startswith(("─", "╰")):
+            break
+        lines.append(text)
+    return " ".join(lines)

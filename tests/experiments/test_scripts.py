@@ -1,0 +1,336 @@
+"""The scripts, run as a user runs them."""
+
+import json
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+TRAIN = "experiments/llm_only/train_gpt_bpe.py"
+GENERATE = "experiments/llm_only/generate_gpt_bpe.py"
+SMALL = [
+    *("--vocab-size", "300", "--embed-dim", "16", "--num-heads", "2", "--num-layers", "1"),
+    *("--max-position-embeddings", "32", "--batch-size", "2"),
+    *("--max-new-tokens", "8", "--device", "cpu"),
+]
+
+
+def run(script, *arguments, input=None, checkpoints=None):
+    """Run a script in a process of its own, its runs under `checkpoints`."""
+    code = (
+        "import runpy, sys\n"
+        "from pathlib import Path\n"
+        "from experiments.shared import configs\n"
+        "configs.CHECKPOINTS = Path(sys.argv.pop(1))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(checkpoints), str(ROOT / script), *arguments],
+        cwd=ROOT,
+        input=input,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+def succeeded(process):
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stdout
+
+
+def failed(process, message):
+    assert process.returncode not in (0, None)
+    assert process.stdout == ""
+    (line,) = process.stderr.strip().splitlines()
+    assert re.search(message, line), line
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    english = "".join(f"Line {i}: the cat sat on mat {i}.\n" for i in range(120))
+    russian = "".join(f"Строка {i}: кошка сидела на окне {i}.\r\n" for i in range(120))
+    (folder / "english.txt").write_text(english, "utf-8")
+    (folder / "русский.txt").write_text(russian, "utf-8", newline="")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """The checkpoints folder and the output of a small run on both languages."""
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
+    process = run(
+        TRAIN,
+        *("--run", "first", "--data", str(corpus), "--prompt", "The cat", "Кошка"),
+        *("--steps", "6", "--save-every", "3", "--validate-every", "3", "--sample-every", "3"),
+        *SMALL,
+        checkpoints=checkpoints,
+    )
+    return checkpoints, process
+
+
+def test_training_says_what_it_does_and_leaves_a_run(trained):
+    checkpoints, process = trained
+    output = succeeded(process)
+    for promise in (
+        "parameters",
+        "Before training it writes",
+        "After training it writes",
+        "| Кошка",
+        "unigram model",
+        "bits/byte",
+        "saved checkpoint",
+        "step 3: validation loss",
+        "Try next:",
+        "generate_gpt_bpe.py",
+    ):
+        assert promise in output, promise
+    assert "6/6" in process.stderr  # the progress bar
+    run_folder = checkpoints / "first"
+    assert {path.name for path in run_folder.iterdir()} == {
+        *("run.json", "metrics.jsonl", "loss.png", "final", "step-000003", "step-000006")
+    }
+    assert (run_folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    described = json.loads((run_folder / "run.json").read_text("utf-8"))
+    assert described["training"]["steps"] == 6
+    assert len(described["data"]["train_sha256"]) == 64
+
+
+def test_the_printed_losses_are_those_of_the_saved_model(trained, corpus):
+    """Bits per byte and both losses, worked out again from the files alone."""
+    import math
+
+    import torch
+    from llm.models import load_pretrained
+    from llm.tokenizers import BPETokenizer
+
+    from experiments.shared.data import read_documents, split_documents
+
+    checkpoints, process = trained
+    rows = {
+        name: [float(value) for value in re.search(rf"{name} +(.*)", process.stdout)[1].split()]
+        for name in ("this model", "unigram model")
+    }
+    folder = checkpoints / "first" / "final"
+    model, tokenizer = load_pretrained(folder), BPETokenizer.load(folder)
+    train, validation = split_documents(
+        read_documents([str(corpus)]), validation_fraction=0.1, by="auto", seed=0
+    )
+
+    def joined(texts):
+        ids = []
+        for text in texts:
+            ids += ([tokenizer.eos_token_id] if ids else []) + tokenizer.encode(text)
+        return ids
+
+    ids, train_ids = joined(validation), joined(train)
+    nats = 0.0
+    for start in range(0, len(ids) - 1, 31):
+        block = torch.tensor([ids[start : start + 32]])
+        with torch.no_grad():
+            log_probabilities = model(block).log_softmax(-1)
+        nats -= log_probabilities[0, :-1].gather(1, block[0, 1:, None]).sum().item()
+    counts = [1] * len(tokenizer)
+    for token in train_ids[1:]:
+        counts[token] += 1
+    unigram = -sum(math.log(counts[token] / sum(counts)) for token in ids[1:])
+    size = sum(len(text.encode()) for text in validation) - len(tokenizer.decode_bytes(ids[:1]))
+    for name, total in (("this model", nats), ("unigram model", unigram)):
+        per_token = total / (len(ids) - 1)
+        expected = [per_token, math.exp(per_token), total / math.log(2) / size]
+        assert rows[name] == pytest.approx(expected, rel=2e-3, abs=6e-4), name
+
+
+def test_a_stranger_opens_the_final_model_with_stock_transformers(trained):
+    checkpoints, _ = trained
+    code = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+assert "llm" not in sys.modules
+ids = tokenizer("Кошка сидела", return_tensors="pt")["input_ids"]
+print(ids[0].tolist())
+print(model(ids).logits[0, -1, :5].tolist())
+"""
+    import torch
+    from llm.models import load_pretrained
+    from llm.tokenizers import BPETokenizer
+
+    folder = checkpoints / "first" / "final"
+    output = succeeded(
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)], capture_output=True, encoding="utf-8"
+        )
+    )
+    ids, logits = map(json.loads, output.splitlines()[-2:])
+    assert ids == BPETokenizer.load(folder).encode("Кошка сидела")
+    ours = load_pretrained(folder)(torch.tensor([ids]))[0, -1, :5]
+    torch.testing.assert_close(torch.tensor(logits), ours, rtol=0, atol=1e-5)
+
+
+def test_the_same_command_trains_the_same_weights(trained, corpus):
+    checkpoints, _ = trained
+    arguments = ["--data", str(corpus), "--steps", "2", "--save-every", "0", *SMALL]
+    for name in ("one", "two"):
+        succeeded(run(TRAIN, "--run", name, *arguments, checkpoints=checkpoints))
+    one, two = (checkpoints / name / "final" / "model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("model", ["gpt", "gpt2"])
+def test_either_model_trains_from_the_built_in_text(tmp_path, model):
+    output = succeeded(run(TRAIN, "--model", model, "--steps", "1", *SMALL, checkpoints=tmp_path))
+    assert "Python language reference" in output
+    (run_folder,) = tmp_path.iterdir()
+    assert run_folder.name.startswith(f"{model}-")
+
+
+def test_generating_takes_the_newest_run_and_continues_the_prompt(trained):
+    checkpoints, _ = trained
+    process = run(GENERATE, "--prompt", "The cat", "Кошка", checkpoints=checkpoints)
+    output = succeeded(process)
+    assert output.startswith("The cat")
+    assert "\nКошка" in output
+    newest = max(checkpoints.glob("*/run.json"), key=lambda file: file.stat().st_mtime).parent
+    assert f"{newest.name}/final" in process.stderr
+
+
+def test_generating_is_reproducible_by_seed(trained):
+    checkpoints, _ = trained
+
+    def text(seed):
+        return succeeded(run(GENERATE, "--run", "first", "--seed", seed, checkpoints=checkpoints))
+
+    assert text("1") == text("1") != text("2")
+
+
+def test_comparing_shows_every_strategy(trained):
+    checkpoints, _ = trained
+    output = succeeded(
+        run(
+            GENERATE,
+            "--run",
+            "first",
+            "--compare",
+            "--max-new-tokens",
+            "4",
+            checkpoints=checkpoints,
+        )
+    )
+    assert output.count("--- ") == 7
+    assert output.count("A function is") == 7
+
+
+def test_interactive_mode_answers_each_line_until_an_empty_one(trained):
+    checkpoints, _ = trained
+    process = run(
+        GENERATE,
+        *("--run", "first", "--interactive", "--max-new-tokens", "3"),
+        input="Кошка\nThe dog\n\nnever",
+        checkpoints=checkpoints,
+    )
+    output = succeeded(process)
+    assert output.startswith("Кошка")
+    assert "\nThe dog" in output
+    assert "never" not in output
+
+
+def test_generating_from_an_unfinished_run_takes_its_newest_checkpoint(trained, tmp_path):
+    checkpoints, _ = trained
+    source = checkpoints / "first"
+    (tmp_path / "cut").mkdir()
+    for name in ("run.json", "step-000003", "step-000006"):
+        (tmp_path / "cut" / name).symlink_to(source / name)
+    process = run(GENERATE, "--max-new-tokens", "2", checkpoints=tmp_path)
+    succeeded(process)
+    assert "step-000006" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), r"no run yet; uv run python experiments/llm_only/train_gpt_bpe\.py makes one"),
+        (("--run", "nowhere"), r"no run 'nowhere'.*train_gpt_bpe\.py --run NAME"),
+        (("--temperature", "0"), "temperature=0"),
+        (("--seed", "x"), "--seed"),
+    ],
+)
+def test_generate_answers_a_mistake_with_one_line(tmp_path, arguments, message):
+    failed(run(GENERATE, *arguments, checkpoints=tmp_path), message)
+
+
+def test_a_run_without_a_model_says_how_to_get_one(tmp_path):
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "run.json").write_text("{}")
+    failed(run(GENERATE, checkpoints=tmp_path), r"young has no model yet.*train_gpt_bpe\.py")
+
+
+def test_a_damaged_model_is_one_line(trained, tmp_path):
+    checkpoints, _ = trained
+    folder = tmp_path / "hurt" / "final"
+    folder.mkdir(parents=True)
+    for path in (checkpoints / "first" / "final").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    failed(run(GENERATE, "--run", "hurt", checkpoints=tmp_path), r"model\.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "nowhere.txt"), r"nowhere\.txt does not exist"),
+        (("--data", "{binary}"), r"binary\.txt is not UTF-8 text: byte 0"),
+        (("--data", "{empty}"), "only empty files"),
+        (("--data", "{tiny}"), "one side would be empty"),
+        (("--run", "taken"), r"taken exists already: choose another --run"),
+        (("--config", "nowhere.toml"), r"nowhere\.toml does not exist"),
+        (("--steps", "0"), "steps=0"),
+        (("--device", "abacus"), "'abacus' cannot be used"),
+    ],
+)
+def test_train_answers_a_mistake_with_one_line(tmp_path, arguments, message):
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "tiny.txt").write_text("a")
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    paths = {name: str(tmp_path / f"{name}.txt") for name in ("binary", "empty", "tiny")}
+    arguments = [argument.format(**paths) for argument in arguments]
+    process = run(TRAIN, *arguments, checkpoints=tmp_path / "runs")
+    assert process.returncode not in (0, None)
+    last = process.stderr.strip().splitlines()[-1]
+    assert re.search(message, last), process.stderr
+    assert "Traceback" not in process.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["taken"]
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    process = run(GENERATE, "--debug", checkpoints=tmp_path)
+    assert "Traceback" in process.stderr
+    assert process.returncode == 1
+
+
+def test_a_run_that_diverges_stops_with_one_line_and_keeps_its_checkpoint(corpus, tmp_path):
+    name = f"hot-{uuid.uuid4().hex[:6]}"
+    process = run(
+        TRAIN,
+        *("--run", name, "--data", str(corpus), "--steps", "40", "--save-every", "1"),
+        *("--optimizer", "sgd", "--learning-rate", "1e30", "--max-grad-norm", "0"),
+        *SMALL,
+        checkpoints=tmp_path,
+    )
+    assert process.returncode == 1
+    last = process.stderr.strip().splitlines()[-1]
+    assert re.search(r"step \d+: loss .* the last good checkpoint is .*step-0000", last), last
+    assert "Traceback" not in process.stderr
