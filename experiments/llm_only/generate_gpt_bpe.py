@@ -98,6 +98,7 @@ def show(
 ) -> None:
     """Print the prompt and its continuation, as it is made."""
     import torch
+
     from llm.generation import stream_text
 
     generator = torch.Generator(model.token_embeddings.weight.device).manual_seed(seed)

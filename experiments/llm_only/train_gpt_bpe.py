@@ -10,7 +10,6 @@ transformers both open.
 
 from __future__ import annotations
 
-import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,11 +45,14 @@ def main(arguments: list[str]) -> None:
     )
     run_folder = new_run_folder(settings)
     source = ", ".join(settings.data.data) or BUILT_IN
-    print(f"Text: {source}, {sum(map(len, train_texts)):,} characters to train on and "
-          f"{sum(map(len, validation_texts)):,} to validate on")  # fmt: skip
+    characters = [sum(map(len, texts)) for texts in (train_texts, validation_texts)]
+    print(
+        f"Text: {source}, {characters[0]:,} characters to train on, {characters[1]:,} to validate"
+    )
 
     # what follows needs torch, which takes a moment to load
     import torch
+
     from llm.training import Trainer, TrainingConfig
 
     tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
@@ -73,8 +75,7 @@ def main(arguments: list[str]) -> None:
         run_info=describe(settings, train_texts, validation_texts),
     )
     announce(trainer, train_dataset, tokenizer)
-    print("Before training it writes:")
-    show_samples(trainer)
+    trainer.sample()
     started = time.perf_counter()
     validation = trainer.train()
     seconds = time.perf_counter() - started
@@ -82,8 +83,8 @@ def main(arguments: list[str]) -> None:
     plot_losses(run_folder)
     print(f"Trained {trainer.step} steps, {trainer.tokens:,} tokens, in {seconds:.0f} s\n")
     report(validation, train_dataset, validation_dataset, tokenizer, validation_texts)
-    print("\nAfter training it writes:")
-    show_samples(trainer)
+    print()
+    trainer.sample()
     what_next(run_folder)
 
 
@@ -94,7 +95,7 @@ def new_run_folder(settings: TrainScript) -> Path:
         FileExistsError: there is a run of that name.
     """
     name = settings.run or f"{settings.model.model_type}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = CHECKPOINTS / name
+    folder = relative(CHECKPOINTS / name)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: choose another --run, or delete it")
     return folder
@@ -164,12 +165,6 @@ def announce(trainer: Trainer, dataset: TextDataset, tokenizer: BPETokenizer) ->
     )
 
 
-def show_samples(trainer: Trainer) -> None:
-    """Print how the model continues each prompt now."""
-    for prompt, text in zip(trainer.sample_prompts, trainer.sample(), strict=True):
-        print(textwrap.indent(prompt + text, "  | ", lambda line: True))
-
-
 def report(
     validation: ValidationResult,
     train_dataset: TextDataset,
@@ -194,7 +189,7 @@ def what_next(run_folder: Path) -> None:
     """Print what to try with the trained model."""
     generate = "uv run python experiments/llm_only/generate_gpt_bpe.py"
     print(f"""
-The run is in {relative(run_folder)}: final/ (the model), loss.png, metrics.jsonl, run.json
+The run is in {run_folder}: final/ (the model), loss.png, metrics.jsonl, run.json
 Try next:
   {generate} --prompt "The statement"
   {generate} --compare

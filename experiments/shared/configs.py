@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
-from llm.core.config import build, check_choice, check_count, check_number
 
 from experiments.shared.console import parse_arguments
+from llm.core.config import build, check_choice, check_count, check_number
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -68,19 +68,19 @@ def test_flags_override_the_file():
 def test_another_file_is_read_when_named(tmp_path):
     text = (CONFIGS / "gpt_small.toml").read_text("utf-8")
     path = tmp_path / "mine.toml"
-    path.write_text(text.replace("steps = 600", "steps = 601"), "utf-8")
-    assert "601" in path.read_text("utf-8")
-    assert load("--config", str(path)).training.steps == 601
+    path.write_text(text.replace("steps = 700", "steps = 701"), "utf-8")
+    assert "701" in path.read_text("utf-8")
+    assert load("--config", str(path)).training.steps == 701
     assert load(f"--config={path}", "--seed", "3").training.seed == 3
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps = 600", "stepz = 600", "has no field 'stepz'; did you mean 'steps'"),
-        ("steps = 600", "", "TrainingSettings needs steps"),
-        ("steps = 600", 'steps = "many"', "steps='many' must be a whole number"),
-        ("steps = 600", "steps = 6.5", r"steps=6\.5 must be a whole number"),
+        ("steps = 700", "stepz = 700", "has no field 'stepz'; did you mean 'steps'"),
+        ("steps = 700", "", "TrainingSettings needs steps"),
+        ("steps = 700", 'steps = "many"', "steps='many' must be a whole number"),
+        ("steps = 700", "steps = 6.5", r"steps=6\.5 must be a whole number"),
         ("data = []", 'data = "file.txt"', "data='file.txt' must be a list"),
         ("[training]", "[trainings]", "has no field 'trainings'; did you mean 'training'"),
         ("[model]", "[model", "is not valid TOML"),
@@ -110,7 +110,7 @@ def test_a_mistake_in_the_file_is_named_with_the_file(tmp_path, old, new, messag
         (["--learning-rate", "nan"], "learning_rate=nan"),
         (["--learning-rate", "0"], "learning_rate=0"),
         (["--dropout", "-0.1"], r"dropout=-0\.1"),
-        (["--num-heads", "5"], "embed_dim=192 is not divisible by num_heads=5"),
+        (["--num-heads", "5"], "embed_dim=128 is not divisible by num_heads=5"),
         (["--vocab-size", "259"], "vocab_size=259 must be a whole number of at least 260"),
         (["--validation-fraction", "0"], "validation_fraction=0"),
         (["--model", "gpt3"], "gpt3"),

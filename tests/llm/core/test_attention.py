@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from llm.core.attention_mask import causal_mask
 from llm.core.head_attention import HeadAttention
 from llm.core.kv_cache import KVCache

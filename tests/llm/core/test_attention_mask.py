@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from llm.core.attention_mask import build_attention_mask, causal_mask, position_ids_from_mask
 
 CPU = torch.device("cpu")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+
 from llm.core.config import ModelConfig
 from llm.models import ARCHITECTURES
 from llm.models.gpt import GPT, GPT2, GPT2Config, GPTConfig

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
+
 from llm.core.attention_mask import causal_mask
 from llm.core.decoder import PostNormBlock, PreNormBlock
 from llm.core.feed_forward import FeedForward
 from llm.core.multi_head_attention import MultiHeadAttention
-from torch import nn
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from llm.core.feed_forward import FeedForward
 
 ACTIVATIONS = {

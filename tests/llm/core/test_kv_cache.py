@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from llm.core.kv_cache import KVCache
 
 

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 import pytest
+
 from llm.evaluation import bits_per_byte, unigram_loss
 from llm.training import TextDataset
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from transformers.generation import logits_process
+
 from llm.generation import SamplingConfig
 from llm.generation.sampling import (
     apply_repetition_penalty,
@@ -15,7 +17,6 @@ from llm.generation.sampling import (
     keep_top_p,
     sample,
 )
-from transformers.generation import logits_process
 
 INF = math.inf
 quick = settings(max_examples=60, deadline=None)

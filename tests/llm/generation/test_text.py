@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from llm.generation import generate, generate_text, stream_text
 
 EOS = 256

@@ -8,6 +8,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import transformers
+
 from llm.models import ARCHITECTURES
 from llm.models.gpt import hf_format
 

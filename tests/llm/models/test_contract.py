@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import DynamicCache
+
 from llm.core.base_model import BaseModel
 from llm.models import ARCHITECTURES, load_pretrained
-from transformers import DynamicCache
 
 ATOL = 1e-5
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import transformers
+
 from llm.models import ARCHITECTURES
 from llm.models.gpt import GPT2Config, GPTConfig
 

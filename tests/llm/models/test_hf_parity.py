@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+
 from llm.generation import generate
 
 ATOL = 1e-5

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from llm.models import ARCHITECTURES
 
 CONFIG = {

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+
 from llm.models import ARCHITECTURES, load_pretrained
 
 ATOL = 1e-5

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+
 from llm.models.gpt import GPT, GPT2, GPT2Config, GPTConfig, hf_format
 
 SIZES = [

@@ -7,6 +7,7 @@ import unicodedata
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
+
 from llm.tokenizers import BPETokenizer
 
 settings.register_profile("tokenizers", deadline=None, max_examples=40)

@@ -4,6 +4,7 @@ import random
 from itertools import pairwise
 
 import pytest
+
 from llm.tokenizers._bpe_encode import ByteMerger
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llm.tokenizers import BaseTokenizer, BPETokenizer, _files
 
 SPECIALS = ["<pad>", "<unk>", "<bos>", "<eos>"]

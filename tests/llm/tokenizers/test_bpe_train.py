@@ -5,8 +5,9 @@ import random
 import time
 
 import pytest
-from llm.tokenizers import BPETokenizer, _bpe_train
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from llm.tokenizers import BPETokenizer, _bpe_train
 
 
 def library_model(texts, vocab_size, special_tokens=()):

@@ -7,10 +7,11 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
+
 from llm.tokenizers import _pretokenize
 from llm.tokenizers._pretokenize import GPT2_PATTERN, Digits, Split, from_tiktoken_pattern
 from llm.tokenizers._unicode_classes import class_members, disputed
-from tokenizers import Regex, pre_tokenizers
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -7,9 +7,10 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
 from llm.tokenizers import BPETokenizer
 from llm.tokenizers._pretokenize import GPT2_PATTERN
-from tokenizers import Tokenizer
 
 GPT2_OF_TIKTOKEN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"

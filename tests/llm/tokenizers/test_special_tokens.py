@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llm.tokenizers import BPETokenizer
 from llm.tokenizers._special_tokens import AddedToken, AddedTokenMatcher
 

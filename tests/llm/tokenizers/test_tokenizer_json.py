@@ -8,7 +8,6 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm.tokenizers import BPETokenizer
 from tokenizers import (
     AddedToken,
     Regex,
@@ -20,6 +19,8 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+from llm.tokenizers import BPETokenizer
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

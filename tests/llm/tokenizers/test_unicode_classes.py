@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import regex
 import tiktoken
-from llm.tokenizers._unicode_classes import CLASS_NAMES, class_members, class_ranges, disputed
 from tokenizers import Regex, pre_tokenizers
+
+from llm.tokenizers._unicode_classes import CLASS_NAMES, class_members, class_ranges, disputed
 
 CODE_POINTS = np.array([*range(0xD800), *range(0xE000, 0x110000)])
 ALL_TEXT = "".join(map(chr, CODE_POINTS.tolist()))

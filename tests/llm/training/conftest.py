@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from llm.models.gpt import GPT, GPT2
 from llm.tokenizers import BPETokenizer
 from llm.training import TextDataset, TrainingConfig

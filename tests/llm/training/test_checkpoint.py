@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from llm.training import (
     get_optimizer,
     list_checkpoints,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from llm.training import count_targets, next_token_loss
 from llm.training import loss as loss_module
 

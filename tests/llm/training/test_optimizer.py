@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from llm.training import cosine_schedule, get_optimizer, linear_schedule
 from transformers import get_linear_schedule_with_warmup
+
+from llm.training import cosine_schedule, get_optimizer, linear_schedule
 
 
 def test_matrices_decay_and_vectors_do_not(make_model):

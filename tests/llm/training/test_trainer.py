@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from llm.generation import generate_text
 from llm.models import load_pretrained
 from llm.tokenizers import BPETokenizer
@@ -18,7 +20,6 @@ from llm.training import (
     validate,
     verify_checkpoint,
 )
-from safetensors.torch import load_file
 
 
 def weights(model):

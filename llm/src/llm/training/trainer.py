@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import platform
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -309,7 +310,8 @@ class Trainer:
                 **self.sample_options,
             )
             self._write_metrics({"prompt": prompt, "sample": text})
-            logger.info("step %d: %s%s", self.step, prompt, text)
+            quoted = textwrap.indent(prompt + text, "  | ", lambda line: True)
+            logger.info("step %d writes:\n%s", self.step, quoted)
             texts.append(text)
         return texts
 
