@@ -455,6 +455,8 @@ def _random_state(device: torch.device) -> dict[str, str]:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return {
         name: base64.b64encode(state.numpy().tobytes()).decode() for name, state in states.items()
     }
@@ -466,5 +468,8 @@ def _restore_random_state(states: Mapping[str, str], device: torch.device) -> No
         for name, state in states.items()
     }
     torch.set_rng_state(decoded["cpu"])
+    # a checkpoint of another kind of device has no state of this one
     if device.type == "cuda" and "cuda" in decoded:
         torch.cuda.set_rng_state(decoded["cuda"], device)
+    if device.type == "mps" and "mps" in decoded:
+        torch.mps.set_rng_state(decoded["mps"])

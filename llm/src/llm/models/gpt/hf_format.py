@@ -168,12 +168,13 @@ class GPTFormat:
         if missing:
             raise ValueError(f"{_some(missing)} missing")
         weights = {
-            ours: (
-                hf_weights[theirs].t().contiguous()
-                if self._transposed(theirs)
-                else hf_weights[theirs]
-            )
+            ours: hf_weights[theirs].t() if self._transposed(theirs) else hf_weights[theirs]
             for ours, theirs in names.items()
+        }
+        # memory of their own: a tensor from a file may be that file, which can change
+        weights = {
+            name: weight.clone(memory_format=torch.contiguous_format)
+            for name, weight in weights.items()
         }
         unused = [
             name
