@@ -54,7 +54,8 @@ def find_model(run: str) -> Path:
     """The model folder of a run: its `final/`, or the newest checkpoint.
 
     Args:
-        run: a run's name or folder, or a model folder; empty for the newest run.
+        run: a run's name or folder, or a model folder; empty for the newest
+            run that has a model.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no model yet.
@@ -66,18 +67,20 @@ def find_model(run: str) -> Path:
                 f"there is no run {run!r} in {relative(CHECKPOINTS)}; "
                 f"{TRAIN_COMMAND} --run NAME makes one"
             )
-        folder = named[0]
+        runs = named[:1]
     else:
-        runs = sorted(CHECKPOINTS.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
-        if not runs:
+        files = sorted(CHECKPOINTS.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
+        if not files:
             raise FileNotFoundError(f"there is no run yet; {TRAIN_COMMAND} makes one")
-        folder = runs[-1].parent
-    candidates = [folder, folder / "final", *sorted(folder.glob("step-*"), reverse=True)]
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            return candidate
+        runs = [file.parent for file in reversed(files)]
+    for folder in runs:
+        # longer names are later steps
+        steps = sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))
+        for candidate in (folder, folder / "final", *reversed(steps)):
+            if (candidate / "config.json").is_file():
+                return candidate
     raise FileNotFoundError(
-        f"the run {relative(folder)} has no model yet: it writes one at its first checkpoint; "
+        f"the run {relative(runs[0])} has no model yet: it writes one at its first checkpoint; "
         f"{TRAIN_COMMAND} makes a new run"
     )
 

@@ -53,8 +53,10 @@ def main(arguments: list[str]) -> None:
     # what follows needs torch, which takes a moment to load
     import torch
 
+    from llm.core.device import choose_device
     from llm.training import Trainer, TrainingConfig
 
+    choose_device(settings.training.device)  # before the work, not after it
     tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
     train_dataset, validation_dataset = (
         make_dataset(texts, tokenizer, settings.model.max_position_embeddings)
@@ -127,7 +129,8 @@ def make_model(settings: TrainScript, tokenizer: BPETokenizer) -> BaseModel:
         {
             **fields,
             "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
+            # a document begins after the end of another, as in GPT-2
+            "bos_token_id": tokenizer.eos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         }

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import tyro
 
 from experiments.shared.console import parse_arguments
-from llm.core.config import build, check_choice, check_count, check_number
+from llm.core.config import build, check_choice, check_count, check_number, check_seed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -140,8 +140,9 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
             check_count(name, getattr(self, name))
-        for name in ("validate_every", "sample_every", "save_every", "seed"):
+        for name in ("validate_every", "sample_every", "save_every"):
             check_count(name, getattr(self, name), minimum=0)
+        check_seed(self.seed)
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
             check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
         for name in ("beta1", "beta2"):
@@ -187,10 +188,9 @@ class GenerationSettings:
         check_count("top_k", self.top_k, minimum=0)
         if not isinstance(self.do_sample, bool):
             raise ValueError(f"do_sample={self.do_sample!r} must be true or false")
+        # the limits of llm.generation.SamplingConfig
         for name in ("temperature", "repetition_penalty"):
-            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name}=0 must be above 0")
+            check_number(name, getattr(self, name), low=1e-6, high=math.inf, inclusive=False)
         for name in ("top_p", "min_p"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
         if self.top_p == 0:
@@ -200,9 +200,17 @@ class GenerationSettings:
 
     def options(self) -> dict[str, Any]:
         """The keywords of `llm.generation.generate_text`."""
-        options = dataclasses.asdict(self)
-        del options["prompt"]
-        return {**options, "top_k": self.top_k or None}
+        options = {
+            "max_new_tokens": self.max_new_tokens,
+            "stop": self.stop,
+            "do_sample": self.do_sample,
+            "repetition_penalty": self.repetition_penalty,
+        }
+        if self.do_sample:
+            options["temperature"] = self.temperature
+            options["top_k"] = self.top_k or None
+            options["top_p"], options["min_p"] = self.top_p, self.min_p
+        return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +241,9 @@ class GenerateScript:
     Args:
         config: TOML file that holds the defaults below.
         run: Name or folder of the run; empty for the newest.
-        compare: Continue each prompt with several strategies.
-        interactive: Ask for prompts until there are no more.
+        compare: Continue each prompt with several strategies, in place of
+            the ones below.
+        interactive: Ask for prompts, in place of --prompt.
         seed: Of sampling.
         device: "auto" takes CUDA, then MPS, then the CPU.
     """
@@ -248,7 +257,7 @@ class GenerateScript:
     generation: GenerationSettings
 
     def __post_init__(self) -> None:
-        check_count("seed", self.seed, minimum=0)
+        check_seed(self.seed)
 
 
 def load_settings(

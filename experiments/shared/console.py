@@ -48,6 +48,10 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    for output in (sys.stdout, sys.stderr):
+        # a console that cannot show a character shows another, and the work goes on
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="replace")
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         main([argument for argument in arguments if argument != "--debug"])

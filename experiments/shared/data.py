@@ -141,10 +141,14 @@ def fingerprint(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _files(path: str) -> Iterator[Path]:
     if os.path.isdir(path):
         found = False
-        for folder, subfolders, names in os.walk(path):
+        for folder, subfolders, names in os.walk(path, onerror=_raise):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             for name in sorted(names):
                 if not name.startswith("."):

@@ -119,6 +119,8 @@ def test_a_mistake_in_the_file_is_named_with_the_file(tmp_path, old, new, messag
         (["--temperature", "0"], "temperature=0"),
         (["--top-p", "1.5"], r"top_p=1\.5"),
         (["--top-k", "-1"], "top_k=-1"),
+        (["--temperature", "1e-7"], "temperature=1e-07"),
+        (["--seed", "9223372036854775808"], "seed=9223372036854775808"),
         (["--max-new-tokens", "0"], "max_new_tokens=0"),
         (["--stop", ""], "stop string is empty"),
         (["surplus"], "surplus"),

@@ -1,5 +1,7 @@
 """Reading and splitting text."""
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,6 +74,19 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
         read_documents([str(tmp_path / "*.tex")])
     with pytest.raises(FileNotFoundError, match="has no files"):
         read_documents([str(tmp_path)])
+
+
+def test_a_subfolder_that_cannot_be_read_is_an_error(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="sub"):
+        read_documents([str(folder)])
 
 
 def test_only_empty_files_are_an_error(tmp_path):

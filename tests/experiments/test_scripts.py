@@ -1,6 +1,7 @@
 """The scripts, run as a user runs them."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ SMALL = [
 ]
 
 
-def run(script, *arguments, input=None, checkpoints=None):
+def run(script, *arguments, input=None, checkpoints=None, encoding="utf-8"):
     """Run a script in a process of its own, its runs under `checkpoints`."""
     code = (
         "import runpy, sys\n"
@@ -37,6 +38,7 @@ def run(script, *arguments, input=None, checkpoints=None):
         input=input,
         capture_output=True,
         encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": encoding},
         timeout=300,
     )
 
@@ -269,6 +271,24 @@ def test_generating_from_an_unfinished_run_takes_its_newest_checkpoint(trained, 
 )
 def test_generate_answers_a_mistake_with_one_line(tmp_path, arguments, message):
     failed(run(GENERATE, *arguments, checkpoints=tmp_path), message)
+
+
+def test_the_newest_run_with_a_model_is_taken(trained, tmp_path):
+    checkpoints, _ = trained
+    (tmp_path / "old").symlink_to(checkpoints / "first")
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "run.json").write_text("{}")
+    process = run(GENERATE, "--max-new-tokens", "2", checkpoints=tmp_path)
+    succeeded(process)
+    assert "old/final" in process.stderr
+
+
+def test_a_console_that_cannot_show_a_character_does_not_stop_the_work(trained):
+    checkpoints, _ = trained
+    process = run(
+        GENERATE, "--run", "first", "--prompt", "Кот", checkpoints=checkpoints, encoding="ascii"
+    )
+    assert succeeded(process).startswith("???")
 
 
 def test_a_run_without_a_model_says_how_to_get_one(tmp_path):

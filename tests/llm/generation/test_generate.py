@@ -574,3 +574,35 @@ def test_mistakes_of_a_stream_are_raised_by_the_call(model, ids):
     """Not by the first `next`, far from the mistake."""
     with pytest.raises(ValueError, match="max_new_tokens"):
         stream(model, ids, max_new_tokens=-1)
+
+
+def test_only_ids_below_vocab_size_are_chosen(make_model, model_type):
+    model = make_model(model_type)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        model.token_embeddings.weight[30:] = model.token_embeddings.weight[:1] * 0 + 3
+    for options in ({}, {"do_sample": True, "temperature": 50.0}):
+        generator = torch.Generator().manual_seed(0)
+        new = generate(model, ids, max_new_tokens=15, vocab_size=30, generator=generator, **options)
+        assert int(new.max()) < 30
+    expected = ids
+    for _ in range(15):
+        with torch.no_grad():
+            best = model(expected)[:, -1, :30].argmax(-1, keepdim=True)
+        expected = torch.cat([expected, best], dim=1)
+    assert torch.equal(generate(model, ids, max_new_tokens=15, vocab_size=30), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 0.5}, "no field 'temprature'; did you mean 'temperature'"),
+        ({"eos_token_id": [1.7]}, r"eos_token_id=1\.7"),
+        ({"eos_token_id": 10_000}, "eos_token_id 10000"),
+        ({"pad_token_id": 1.7}, r"pad_token_id=1\.7"),
+        ({"vocab_size": 0}, "vocab_size=0"),
+    ],
+)
+def test_a_wrong_option_is_named(make_model, model_type, options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(make_model(model_type), torch.tensor([[1]]), max_new_tokens=1, **options)

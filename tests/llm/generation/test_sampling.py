@@ -350,9 +350,20 @@ def test_an_impossible_value_is_an_error_naming_field_and_value(field, value):
     [("temperature", 1e-3), ("top_k", 1), ("top_p", 1.0), ("min_p", 0.0), ("min_p", 1.0)],
 )
 def test_the_limits_themselves_are_allowed(field, value):
-    assert getattr(SamplingConfig(**{field: value}), field) == value
+    config = SamplingConfig(do_sample=True, **{field: value})
+    assert getattr(config, field) == value
 
 
 def test_a_sampling_config_is_frozen():
     with pytest.raises(AttributeError):
         SamplingConfig().temperature = 0.5
+
+
+@pytest.mark.parametrize(
+    "idle", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}]
+)
+def test_what_greedy_would_ignore_is_refused(idle):
+    (name,) = idle
+    with pytest.raises(ValueError, match=rf"{name}=.* needs do_sample=True"):
+        SamplingConfig(**idle)
+    SamplingConfig(repetition_penalty=1.3, top_p=1.0, min_p=0.0)

@@ -18,8 +18,12 @@ quick = settings(
 class ByteTokenizer:
     """A token is a byte; 256 is a special one."""
 
-    def __init__(self, bos_token_id=None):
+    def __init__(self, bos_token_id=None, eos_token_id=None):
         self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+
+    def __len__(self):
+        return 257
 
     def encode(self, text, add_special_tokens=False):
         return list(text.encode("utf-8"))
@@ -37,10 +41,13 @@ class ByteTokenizer:
 class WordTokenizer:
     """A token is one of the given byte strings."""
 
-    bos_token_id = None
+    bos_token_id = eos_token_id = None
 
     def __init__(self, *words):
         self.words = [word.encode() if isinstance(word, str) else word for word in words]
+
+    def __len__(self):
+        return len(self.words)
 
     def encode(self, text, add_special_tokens=False):
         return [self.words.index(text.encode())]
@@ -305,3 +312,20 @@ def test_the_mode_of_the_model_is_restored(recite, training):
     args[0].train(training)
     assert generate_text(*args, stop=("##",), **options) == "hello"
     assert all(module.training == training for module in args[0].modules())
+
+
+def test_an_empty_prompt_begins_after_eos_rather_than_bos(make_scripted):
+    model = make_scripted(list(b"hi"))
+    seen = []
+    forward = model.hidden_states
+    model.hidden_states = lambda ids, **rest: (seen.append(ids.tolist()), forward(ids, **rest))[1]
+    tokenizer = ByteTokenizer(bos_token_id=1, eos_token_id=EOS)
+    assert generate_text(model, tokenizer, "", max_new_tokens=2, eos_token_id=()) == "hi"
+    assert seen[0] == [[EOS]]
+
+
+def test_a_vocabulary_beyond_the_tokenizers_is_never_chosen(make_scripted):
+    model = make_scripted(list(b"hello"), vocab_size=300)
+    with torch.no_grad():
+        model.lm_head.weight[290] = 100.0  # likelier than anything the tokenizer knows
+    assert generate_text(model, ByteTokenizer(), ">", max_new_tokens=5) == "hello"

@@ -633,3 +633,16 @@ def test_the_compiled_gradient_is_the_eager_one(model_type, make_model, ids):
     for (name, a), b in zip(eager.named_parameters(), other.parameters(), strict=True):
         scale = a.grad.abs().max().item()
         assert (a.grad - b.grad).abs().max().item() <= 1e-4 * scale, name
+
+
+def test_what_is_not_zero_in_a_padding_mask_is_a_real_token(make_model, model_type):
+    model = make_model(model_type)
+    ids = torch.tensor([[3, 4, 5, 6]])
+    expected = model(ids, attention_mask=torch.tensor([[0, 1, 1, 1]]))
+    for mask in (torch.tensor([[0, 2, 2, 2]]), torch.tensor([[0, 255, 255, 255]]).byte()):
+        assert torch.equal(model(ids, attention_mask=mask), expected)
+
+
+def test_positions_that_are_not_whole_numbers_are_refused(make_model, model_type):
+    with pytest.raises(ValueError, match=r"position_ids of torch\.float32"):
+        make_model(model_type)(torch.tensor([[3, 4]]), position_ids=torch.tensor([[0.0, 1.0]]))

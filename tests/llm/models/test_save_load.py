@@ -460,3 +460,23 @@ def test_a_failed_export_leaves_what_was_there(make_model, tmp_path):
     with pytest.raises(ValueError, match="intermediate_dim"):
         make_model("gpt", intermediate_dim=50).save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize("model_type", ["gpt", "gpt2"])
+def test_weights_of_whole_numbers_are_refused(folder, model_type):
+    place = folder(model_type)
+    weights = {name: weight.to(torch.int8) for name, weight in place.weights.items()}
+    place.write(weights)
+    with pytest.raises(ValueError, match=r"torch\.int8, not floating point"):
+        place.load()
+
+
+@pytest.mark.parametrize("model_type", ["gpt", "gpt2"])
+def test_a_loaded_model_does_not_change_with_its_file(folder, model_type):
+    place = folder(model_type)
+    loaded = place.model.from_pretrained(place.path)
+    path = place.path / "model.safetensors"
+    with open(path, "r+b") as file:
+        file.seek(-1000, 2)
+        file.write(bytes(1000))
+    assert same_weights(loaded, place.expected)

@@ -40,7 +40,7 @@ def test_weights_and_optimizer_come_back_bit_for_bit(trained, make_model):
     other = make_model(seed=5)
     other_optimizer = get_optimizer(other)
     state = load_checkpoint(folder, other, other_optimizer)
-    assert state == {"step": 7, "tokens": 12}
+    assert state == {"step": 7, "optimizer": "AdamW", "tokens": 12}
     for name, parameter in model.named_parameters():
         assert torch.equal(other.get_parameter(name), parameter)
         kept = optimizer.state[parameter]
@@ -151,3 +151,56 @@ def test_the_manifest_lists_every_file_with_its_size(trained):
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     del sizes["MANIFEST.json"]
     assert {name: entry["size"] for name, entry in manifest["files"].items()} == sizes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropout": 0.1, "residual_dropout": 0.2},
+        {"dropout": 0.1, "embedding_dropout": 0.1},
+        {"intermediate_dim": 64},
+        {"tie_embeddings": False},
+        {"norm_eps": 1e-6, "initializer_range": 0.01},
+    ],
+)
+def test_any_way_to_spell_a_configuration_comes_back(make_model, model_class, tmp_path, changes):
+    model = make_model(model_class, **changes)
+    arguments = {"step": 1, "tokenizer": None, "trainer_state": {}}
+    folder = save_checkpoint(tmp_path, model=model, optimizer=get_optimizer(model), **arguments)
+    other = make_model(model_class, seed=1, **changes)
+    load_checkpoint(folder, other, get_optimizer(other))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(other.get_parameter(name), parameter)
+
+
+def test_another_optimizer_is_refused_before_anything_changes(trained, make_model):
+    _, _, save = trained
+    folder = save(1)
+    other = make_model(seed=2)
+    before = other.token_embeddings.weight.detach().clone()
+    with pytest.raises(ValueError, match="optimizer AdamW, not of SGD"):
+        load_checkpoint(folder, other, get_optimizer(other, "sgd"))
+    other.position_embeddings.requires_grad_(False)
+    with pytest.raises(ValueError, match="other parameters"):
+        load_checkpoint(folder, other, get_optimizer(other))
+    assert torch.equal(other.token_embeddings.weight, before)
+
+
+def test_frozen_parameters_survive_a_checkpoint(make_model, tmp_path):
+    def make(seed):
+        model = make_model(seed=seed)
+        model.position_embeddings.requires_grad_(False)
+        return model, get_optimizer(model)
+
+    model, optimizer = make(0)
+    model.hidden_states(torch.tensor([[5, 6, 7]])).sum().backward()
+    optimizer.step()
+    arguments = {"step": 1, "tokenizer": None, "trainer_state": {}}
+    folder = save_checkpoint(tmp_path, model=model, optimizer=optimizer, **arguments)
+    other, other_optimizer = make(1)
+    load_checkpoint(folder, other, other_optimizer)
+    left, right = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
+    assert left.keys() == right.keys()
+    for index in left:
+        for field, value in left[index].items():
+            assert torch.equal(right[index][field], value)

@@ -167,3 +167,13 @@ def test_epochs_and_seeds_shuffle_differently():
     assert shuffle != [first[50 + i] for i in range(50)]
     assert shuffle != [other[i] for i in range(50)]
     assert shuffle != list(range(50))
+
+
+def test_one_string_is_not_a_list_of_documents(tokenizer):
+    with pytest.raises(TypeError, match="one string"):
+        TextDataset.from_texts("the cat sat", tokenizer, block_size=8, show_progress=False)
+
+
+def test_ids_of_several_documents_are_stored_in_two_bytes(tokenizer, texts):
+    dataset = TextDataset.from_texts(texts, tokenizer, block_size=8, show_progress=False)
+    assert dataset.token_ids.dtype == np.uint16

@@ -105,3 +105,33 @@ def test_no_tensor_of_all_logits_is_made(monkeypatch):
     with Watch():
         next_token_loss(hidden, weight, labels).backward()
     assert largest == 4 * 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gradients_are_as_near_as_the_dtype_allows(dtype):
+    # summed before they are scaled, these would be beyond float16
+    hidden = torch.full((1, 8193, 2), 10.0, dtype=dtype, requires_grad=True)
+    weight = torch.zeros(4, 2, dtype=dtype, requires_grad=True)
+    labels = torch.ones(1, 8193, dtype=torch.int64)
+    next_token_loss(hidden, weight, labels, num_targets=8192).backward()
+    expected = torch.tensor([[2.5], [-7.5], [2.5], [2.5]]).expand(4, 2)
+    torch.testing.assert_close(weight.grad.float(), expected, rtol=5e-3, atol=0)
+
+
+def test_a_divisor_scales_the_loss_and_its_gradients():
+    hidden, weight, labels = inputs()
+    (next_token_loss(hidden, weight, labels) / 8).backward()
+    expected = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    loss = next_token_loss(hidden, weight, labels, num_targets=8)
+    loss.backward()
+    assert loss.item() == pytest.approx(next_token_loss(hidden, weight, labels).item() / 8)
+    torch.testing.assert_close((hidden.grad, weight.grad), expected)
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    hidden, weight, labels = inputs()
+    loss = next_token_loss(hidden, weight, labels) ** 2
+    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

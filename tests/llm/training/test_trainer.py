@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from llm.generation import generate_text
 from llm.models import load_pretrained
+from llm.models.gpt import GPT
 from llm.tokenizers import BPETokenizer
 from llm.training import (
     NonFiniteLossError,
@@ -305,7 +307,7 @@ def test_a_non_finite_number_stops_before_the_weights_are_touched(
         import llm.training.trainer as module
 
         plain = module.next_token_loss
-        monkeypatch.setattr(module, "next_token_loss", lambda *a: plain(*a) * math.nan)
+        monkeypatch.setattr(module, "next_token_loss", lambda *a, **k: plain(*a, **k) * math.nan)
     else:
         model.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(NonFiniteLossError, match=r"step 3.*step-000002"):
@@ -407,3 +409,101 @@ def test_progress_is_shown_on_stderr_and_log_lines_by_the_logger(
     assert "4/4" in captured.err
     assert "tokens/s" in captured.err
     assert "step 4: validation loss" in caplog.text
+
+
+def test_what_cannot_end_well_is_refused_before_it_begins(
+    make_model, make_config, dataset, tmp_path
+):
+    run = tmp_path / "run"
+    long = TextDataset(list(range(4, 100)), block_size=32)
+    foreign = TextDataset([1, 2, 99999], block_size=3)
+    for name, data in (("validation", long), ("validation", []), ("validation", foreign)):
+        with pytest.raises(ValueError, match=name):
+            trainer_for(
+                make_model(), dataset, make_config(), validation_dataset=data, run_folder=run
+            )
+    unsavable = make_model(GPT, activation="gelu")
+    with pytest.raises(ValueError, match="activation='gelu' cannot be expressed"):
+        trainer_for(unsavable, dataset, make_config(), run_folder=run)
+    assert not run.exists()
+    trainer_for(unsavable, dataset, make_config()).train()
+    with pytest.raises(TypeError, match="one string"):
+        trainer_for(make_model(), dataset, make_config(), sample_prompts="abc")
+
+
+def test_the_model_is_saved_before_the_last_validation_can_fail(
+    make_model, make_config, dataset, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("llm.training.trainer.validate", fail)
+    model = make_model()
+    trainer = trainer_for(
+        model, dataset, make_config(), validation_dataset=dataset, run_folder=tmp_path / "run"
+    )
+    with pytest.raises(MemoryError):
+        trainer.train()
+    assert_same_weights(weights(load_pretrained(tmp_path / "run" / "final")), weights(model))
+
+
+def test_the_best_checkpoint_is_one_that_was_saved(
+    make_model, make_config, dataset, tmp_path, monkeypatch
+):
+    losses = iter([5.0, 2.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0])
+    monkeypatch.setattr(
+        "llm.training.trainer.validate",
+        lambda *_, **__: type("Result", (), {"loss": next(losses)})(),
+    )
+    trainer = trainer_for(
+        make_model(),
+        dataset,
+        make_config(steps=8, save_every=2, validate_every=1, keep_checkpoints=1),
+        validation_dataset=dataset,
+        run_folder=tmp_path / "run",
+    )
+    trainer.train()
+    names = [path.name for path in list_checkpoints(tmp_path / "run")]
+    assert names == ["step-000002", "step-000008"]
+
+
+def test_resuming_validates_what_its_step_was_still_due(make_model, make_config, dataset, tmp_path):
+    def make(folder):
+        return trainer_for(
+            make_model(dropout=0.2),
+            dataset,
+            make_config(steps=6, save_every=2, validate_every=2, learning_rate=1e-2),
+            validation_dataset=dataset,
+            run_folder=folder,
+        )
+
+    whole = make(tmp_path / "whole")
+    checkpoints = {}
+    save = whole.save_checkpoint
+
+    def keep():
+        folder = save()
+        checkpoints[whole.step] = shutil.copytree(folder, tmp_path / "kept" / folder.name)
+        return folder
+
+    whole.save_checkpoint = keep
+    whole.train()
+    for step, folder in checkpoints.items():
+        resumed = make(tmp_path / f"resumed-{step}")
+        resumed.load_checkpoint(folder)
+        resumed.train()
+        assert (resumed.best_loss, resumed.best_step) == (whole.best_loss, whole.best_step)
+        assert_same_weights(weights(resumed.model), weights(whole.model))
+
+
+def test_a_vocabulary_rounded_up_beyond_the_tokenizers_trains_and_writes(
+    make_model, make_config, dataset, tokenizer
+):
+    model = make_model(vocab_size=512)
+    with torch.no_grad():
+        model.token_embeddings.weight[400:] += 3
+    trainer = trainer_for(
+        model, dataset, make_config(), tokenizer=tokenizer, sample_prompts=["The", "Кошка"]
+    )
+    trainer.train()
+    assert len(trainer.sample()) == 2

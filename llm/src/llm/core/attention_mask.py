@@ -64,7 +64,7 @@ def position_ids_from_mask(attention_mask: Tensor, *, query_length: int) -> Tens
     Returns:
         int64 (B, T); padding before the first real token is at position 0.
     """
-    positions = attention_mask.to(torch.int64).cumsum(-1) - 1
+    positions = attention_mask.to(torch.bool).cumsum(-1) - 1
     return positions[:, -query_length:].clamp(min=0)
 
 

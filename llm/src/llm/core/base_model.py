@@ -110,6 +110,8 @@ class BaseModel(nn.Module):
         past_length = 0 if cache is None else cache.get_seq_length()
         self._check(input_ids, attention_mask, position_ids, cache, past_length)
         query_length = input_ids.shape[1]
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(torch.bool)
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = position_ids_from_mask(attention_mask, query_length=query_length)
         elif position_ids is None:
@@ -198,6 +200,10 @@ class BaseModel(nn.Module):
                     f"{folder}: {name} has shape {tuple(weights[name].shape)}, and the "
                     f"configuration asks for {tuple(parameter.shape)}"
                 )
+            if not weights[name].is_floating_point():
+                raise ValueError(
+                    f"{folder}: {name} is of {weights[name].dtype}, not floating point"
+                )
         model.load_state_dict(weights, assign=True)
         # assigning gave each its own tensor
         model.tie_weights()
@@ -235,10 +241,11 @@ class BaseModel(nn.Module):
                 may_be_longer=cache is not None and not isinstance(cache, KVCache),
             )
         if position_ids is not None:
-            if tuple(position_ids.shape) not in ((batch_size, query_length), (1, query_length)):
+            fits = tuple(position_ids.shape) in ((batch_size, query_length), (1, query_length))
+            if not fits or position_ids.dtype not in (torch.int64, torch.int32):
                 raise ValueError(
-                    f"position_ids of shape {tuple(position_ids.shape)} do not fit input_ids of "
-                    f"shape {tuple(input_ids.shape)}"
+                    f"position_ids of {position_ids.dtype} and shape {tuple(position_ids.shape)} "
+                    f"must be int64 of the shape of input_ids, {tuple(input_ids.shape)}"
                 )
             check_range("position", position_ids, longest)
         check_range("token id", input_ids, self.config.vocab_size)

@@ -24,6 +24,13 @@ def check_count(name: str, value: object, *, minimum: int = 1) -> None:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {minimum}")
 
 
+def check_seed(seed: object) -> None:
+    """Raise unless every random generator takes the seed."""
+    check_count("seed", seed, minimum=0)
+    if seed >= 2**63:  # type: ignore[operator]
+        raise ValueError(f"seed={seed} must be below 2^63")
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise unless `value` is one of the choices."""
     if value not in (choices := list(choices)):

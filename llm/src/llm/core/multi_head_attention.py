@@ -53,6 +53,7 @@ class MultiHeadAttention(nn.Module):
         output_dropout: probability in [0, 1) of dropping an output.
         layer_idx: which layer of the cache is this one's.
         bias: the projections have biases.
+        kernel: computes the heads; the attribute may be set later too.
 
     Reference: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762,
     section 3.2.2.
@@ -69,6 +70,7 @@ class MultiHeadAttention(nn.Module):
         output_dropout: float = 0.0,
         layer_idx: int = 0,
         bias: bool = True,
+        kernel: AttentionKernel = sdpa_attention,
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
@@ -77,7 +79,7 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = embed_dim // num_heads
         self.dropout = dropout
         self.layer_idx = layer_idx
-        self.kernel = sdpa_attention
+        self.kernel = kernel
         self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.output_dropout = nn.Dropout(output_dropout)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm.core.attention_mask import check_attention_mask
 from llm.core.base_model import BaseModel, check_range
-from llm.core.config import check_count
+from llm.core.config import build, check_count
 from llm.core.kv_cache import KVCache
 from llm.generation.sampling import SamplingConfig, apply_repetition_penalty, sample
 
@@ -41,6 +41,7 @@ def stream(
     attention_mask: Tensor | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
+    vocab_size: int | None = None,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
     **sampling: Any,
@@ -60,6 +61,8 @@ def stream(
             model's, () for none.
         pad_token_id: what follows in a row that has ended; None for the
             model's, or the first `eos_token_id`.
+        vocab_size: choose among the ids below it; None for all of the model's.
+            A model's vocabulary may be rounded up beyond the tokenizer's.
         generator: the source of randomness; None for PyTorch's global one.
         use_cache: keep keys and values instead of computing them again; the
             tokens are the same.
@@ -73,21 +76,24 @@ def stream(
             padded on the right.
     """
     # checked here and not in the generator below, which runs when first asked
-    config = SamplingConfig(**sampling)
+    config = build(SamplingConfig, sampling)
     check_count("max_new_tokens", max_new_tokens, minimum=0)
-    vocab_size = model.config.vocab_size
-    attention_mask = _check_prompt(input_ids, attention_mask, vocab_size)
+    attention_mask = _check_prompt(input_ids, attention_mask, model.config.vocab_size)
+    if vocab_size is None:
+        vocab_size = model.config.vocab_size
+    check_count("vocab_size", vocab_size)
     eos_ids = _eos_ids(model.config.eos_token_id if eos_token_id is None else eos_token_id)
-    check_range("eos_token_id", torch.tensor(eos_ids), vocab_size)
     if pad_token_id is None:
         pad_token_id = model.config.pad_token_id
     if pad_token_id is None:
         pad_token_id = eos_ids[0] if eos_ids else 0
-    check_range("pad_token_id", torch.tensor(pad_token_id), vocab_size)
+    for name, token_id in [*(("eos_token_id", i) for i in eos_ids), ("pad_token_id", pad_token_id)]:
+        check_count(name, token_id, minimum=0)
+        check_range(name, torch.tensor(token_id), model.config.vocab_size)
     end_ids = torch.tensor(eos_ids, dtype=torch.int64, device=input_ids.device)
     return _stream(
-        model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id, generator,
-        use_cache, config,
+        model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id, vocab_size,
+        generator, use_cache, config,
     )  # fmt: skip
 
 
@@ -99,6 +105,7 @@ def _stream(
     attention_mask: Tensor | None,
     end_ids: Tensor,
     pad_token_id: int,
+    vocab_size: int,
     generator: torch.Generator | None,
     use_cache: bool,
     config: SamplingConfig,
@@ -126,7 +133,7 @@ def _stream(
             logits = apply_repetition_penalty(
                 logits, input_ids, config.repetition_penalty, attention_mask=attention_mask
             )
-        next_ids = sample(logits, config, generator)  # (B,)
+        next_ids = sample(logits[:, :vocab_size], config, generator)  # (B,)
         next_ids = next_ids.masked_fill(ended, pad_token_id)
         input_ids = torch.cat([input_ids, next_ids[:, None]], dim=1)
         if attention_mask is not None:

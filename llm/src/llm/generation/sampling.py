@@ -10,7 +10,7 @@ from torch import Tensor
 from llm.core.config import check_count, check_number
 
 # below it, logits overflow in float32
-MIN_TEMPERATURE = 1e-6
+SMALLEST_DIVISOR = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,14 @@ class SamplingConfig:
 
     Args:
         do_sample: draw from the distribution; False takes the likeliest token,
-            and then only the repetition penalty matters.
+            and of the rest only the repetition penalty may then be given.
         temperature: divides the logits, ≥ 1e-6; below 1 sharpens.
         top_k: keep that many likeliest tokens, ≥ 1.
         top_p: keep the fewest likeliest tokens that hold this probability, in
             (0, 1].
         min_p: keep tokens with at least this share of the likeliest one's
             probability, in [0, 1].
-        repetition_penalty: > 0; above 1 makes tokens that are there already
+        repetition_penalty: ≥ 1e-6; above 1 makes tokens that are there already
             less likely.
 
     Raises:
@@ -44,14 +44,8 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for name in ("temperature", "repetition_penalty"):
-            check_number(name, getattr(self, name), low=0, high=float("inf"), inclusive=False)
-        if self.temperature < MIN_TEMPERATURE:
-            raise ValueError(
-                f"temperature={self.temperature!r} must be at least {MIN_TEMPERATURE:g}; for the "
-                "likeliest token, leave do_sample=False"
-            )
-        if self.repetition_penalty == 0:
-            raise ValueError("repetition_penalty=0 must be above 0; 1 changes nothing")
+            value = getattr(self, name)
+            check_number(name, value, low=SMALLEST_DIVISOR, high=float("inf"), inclusive=False)
         if self.top_k is not None:
             check_count("top_k", self.top_k)
         if self.top_p is not None:
@@ -60,6 +54,14 @@ class SamplingConfig:
                 raise ValueError("top_p=0 would keep no token; top_k=1 keeps the likeliest")
         if self.min_p is not None:
             check_number("min_p", self.min_p, low=0, high=1, inclusive=True)
+        neutral = {"temperature": (1,), "top_k": (None,), "top_p": (None, 1), "min_p": (None, 0)}
+        idle = [
+            f"{name}={getattr(self, name)}"
+            for name, values in neutral.items()
+            if getattr(self, name) not in values
+        ]
+        if idle and not self.do_sample:
+            raise ValueError(f"{', '.join(idle)} would change nothing: it needs do_sample=True")
 
 
 def apply_repetition_penalty(

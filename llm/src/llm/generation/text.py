@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llm.core.base_model import BaseModel
+from llm.core.config import default
 from llm.generation.generate import stream
 from llm.tokenizers import BaseTokenizer
 
@@ -34,7 +35,7 @@ def stream_text(
     Args:
         model: any model of this project.
         tokenizer: the one that the model was trained with.
-        prompt: any text.
+        prompt: any text; an empty one begins a document.
         stop: the text ends before the first of these; none may be empty.
         options: those of `llm.generation.stream`, `max_new_tokens` among them.
 
@@ -51,12 +52,14 @@ def stream_text(
     # the template may end the text with <eos>, which is not how a prompt goes on
     ids = tokenizer.encode(prompt, add_special_tokens=False)
     if not ids:
-        bos_id = tokenizer.bos_token_id
-        if bos_id is None:
-            raise ValueError("the prompt is empty, and the tokenizer has no <bos> to begin with")
-        ids = [bos_id]
+        # after <eos> a document begins; <bos> need not have been trained on
+        first_id = default(tokenizer.eos_token_id, tokenizer.bos_token_id)
+        if first_id is None:
+            raise ValueError("the prompt is empty, and the tokenizer has no <eos> to begin after")
+        ids = [first_id]
     device = model.token_embeddings.weight.device
-    tokens = stream(model, torch.tensor([ids], device=device), **options)
+    input_ids = torch.tensor([ids], device=device)
+    tokens = stream(model, input_ids, vocab_size=len(tokenizer), **options)
     return _until_stop(_decode(tokenizer, tokens), stops)
 
 

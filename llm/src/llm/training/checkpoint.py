@@ -72,7 +72,8 @@ def save_checkpoint(
         if tokenizer is not None:
             tokenizer.save(temporary)
         save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
-        write_json(temporary / STATE_FILE, {"step": step, **trainer_state})
+        kind = type(optimizer).__name__
+        write_json(temporary / STATE_FILE, {"step": step, "optimizer": kind, **trainer_state})
         files = {
             path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
             for path in sorted(temporary.iterdir())
@@ -116,23 +117,25 @@ def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> dic
             optimizer.
     """
     verify_checkpoint(folder)
+    state = read_json(folder / STATE_FILE)
+    if state.get("optimizer") != type(optimizer).__name__:
+        raise ValueError(
+            f"{folder} holds the state of the optimizer {state.get('optimizer')}, not of "
+            f"{type(optimizer).__name__}"
+        )
     saved = type(model).from_pretrained(folder)
-    if saved.config != model.config:
+    # as they are on disk: a field left open and one spelt out are the same model
+    written = model.hf_format.config_to_hf
+    if written(saved.config) != written(model.config):
         raise ValueError(f"{folder} holds a model of another configuration")
     try:
         tensors = load_file(folder / OPTIMIZER_FILE)
     except SafetensorError as error:
         raise ValueError(f"{folder / OPTIMIZER_FILE} cannot be read: {error}") from None
+    optimizer_state = _optimizer_state(model, optimizer, tensors)
     model.load_state_dict(saved.state_dict())
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
-            # the count of steps stays where the optimizer keeps it
-            field: tensor.to(parameter.device) if tensor.dim() else tensor
-            for key, tensor in tensors.items()
-            for field, _, owner in [key.partition(".")]
-            if owner == name
-        }
-    return read_json(folder / STATE_FILE)
+    optimizer.load_state_dict(optimizer_state)
+    return state
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
@@ -149,7 +152,10 @@ def prune_checkpoints(run_folder: Path, *, keep: int, best_step: int | None) -> 
     """Delete all but the newest `keep` checkpoints and the best one."""
     for folder in list_checkpoints(run_folder)[:-keep]:
         if best_step is None or folder.name != f"step-{best_step:06d}":
-            shutil.rmtree(folder)
+            # under another name first: what a crash leaves of it is no checkpoint
+            doomed = folder.with_name(f".{folder.name}.old")
+            os.rename(folder, doomed)
+            shutil.rmtree(doomed)
 
 
 @contextmanager
@@ -179,6 +185,23 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
         for name, parameter in model.named_parameters()
         for field, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _optimizer_state(
+    model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The state dict that `_optimizer_tensors` came from."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        field, _, name = key.partition(".")
+        states.setdefault(name, {})[field] = tensor
+    # before the first step there is no state
+    if states and states.keys() != set(order):
+        raise ValueError("the optimizer's state is of other parameters than it has now")
+    index = {i: states[name] for i, name in enumerate(order) if name in states}
+    return {**optimizer.state_dict(), "state": index}
 
 
 def _sha256(path: Path) -> str:

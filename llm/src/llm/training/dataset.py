@@ -89,7 +89,10 @@ class TextDataset(Dataset[Batch]):
         Raises:
             ValueError: there are several documents and the tokenizer has no
                 `<eos>`, or as the constructor.
+            TypeError: `texts` is a single string.
         """
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; give an iterable of strings, such as [text]")
         documents: list[npt.NDArray[np.integer]] = []
         for text in tqdm(texts, desc="tokenizing", unit="doc", disable=not show_progress):
             if documents:
@@ -98,7 +101,7 @@ class TextDataset(Dataset[Batch]):
                         "the tokenizer has no <eos> to put between documents: train it with one "
                         "of its special_tokens named '<eos>', or join the texts yourself"
                     )
-                documents.append(np.array([tokenizer.eos_token_id]))
+                documents.append(_compact(np.array([tokenizer.eos_token_id])))
             ids = tokenizer.encode(text, add_special_tokens=False)
             documents.append(_compact(np.array(ids, dtype=np.int64)))
         joined = np.concatenate(documents) if documents else np.array([], dtype=np.int64)
@@ -122,7 +125,8 @@ class TextDataset(Dataset[Batch]):
     def fingerprint(self) -> str:
         """SHA-256 of the examples: equal for equal tokens, block size and stride."""
         digest = hashlib.sha256(f"{self.block_size} {self.stride} ".encode())
-        digest.update(self.token_ids.astype("<u4").tobytes())
+        for start in range(0, len(self.token_ids), 1 << 20):
+            digest.update(self.token_ids[start : start + (1 << 20)].astype("<u4").tobytes())
         return digest.hexdigest()
 
 

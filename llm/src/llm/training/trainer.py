@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from llm.core.base_model import BaseModel
-from llm.core.config import check_choice, check_count, check_number
+from llm.core.base_model import BaseModel, check_range
+from llm.core.config import check_choice, check_count, check_number, check_seed
 from llm.core.device import choose_device
 from llm.core.model_folder import write_json
 from llm.generation import generate_text
@@ -106,8 +106,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
             check_count(name, getattr(self, name))
-        for name in ("validate_every", "sample_every", "save_every", "seed"):
+        for name in ("validate_every", "sample_every", "save_every"):
             check_count(name, getattr(self, name), minimum=0)
+        check_seed(self.seed)
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
             check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
         if self.learning_rate == 0:
@@ -173,8 +174,11 @@ class Trainer:
                 f"the tokenizer has {len(tokenizer)} tokens and the model a vocabulary of "
                 f"{model.config.vocab_size}"
             )
-        if len(train_dataset) == 0:
-            raise ValueError("the training dataset is empty")
+        if isinstance(sample_prompts, str):
+            raise TypeError("sample_prompts is one string; give a list of strings")
+        self._check_dataset("training", train_dataset)
+        if validation_dataset is not None:
+            self._check_dataset("validation", validation_dataset)
         self.optimizer = get_optimizer(
             self.model,
             config.optimizer,
@@ -193,9 +197,13 @@ class Trainer:
         self.tokens = 0
         self.best_loss = math.inf
         self.best_step: int | None = None
+        self._loaded = False
         self.last_checkpoint: Path | None = None
+        self.last_checkpoint_step: int | None = None
         self.run_folder = None if run_folder is None else Path(run_folder)
         if self.run_folder is not None:
+            # before a long run, not after it: can the model be saved at all?
+            model.hf_format.config_to_hf(model.config)
             self._start_run_folder(self.run_folder, run_info or {})
 
     def train(self) -> ValidationResult | None:
@@ -213,12 +221,14 @@ class Trainer:
         if self.step == 0:
             torch.manual_seed(config.seed)
         self.model.train()
-        validation = None
         window = _Window()
         bar = tqdm(
             total=config.steps, initial=self.step, unit="step", disable=not self.show_progress
         )
         with bar:
+            if self._loaded:
+                # the checkpoint was written before what its step was due afterwards
+                self._validate_and_sample()
             while self.step < config.steps:
                 loss, grad_norm, num_targets = self.train_step()
                 bar.update()
@@ -238,20 +248,15 @@ class Trainer:
                         f"{window.tokens_per_second:,.0f} tokens/s"
                     )
                     window = _Window()
-                # saved before anything that may fail or take long
-                if self._due(config.save_every) and self.run_folder is not None:
-                    self.save_checkpoint()
-                if self.validation_dataset is not None and (
-                    last or self._due(config.validate_every)
-                ):
-                    with window.paused():
-                        validation = self.validate()
-                if self._due(config.sample_every) and not last:
-                    with window.paused():
-                        self.sample()
+                with window.paused():
+                    # saved before anything that may fail or take long
+                    if self._due(config.save_every) and self.run_folder is not None:
+                        self.save_checkpoint()
+                    if not last:
+                        self._validate_and_sample()
         if self.run_folder is not None:
             save_model(self.run_folder / FINAL_FOLDER, self.model, self.tokenizer)
-        return validation
+        return None if self.validation_dataset is None else self.validate()
 
     def train_step(self) -> tuple[float, float, int]:
         """One optimizer step.
@@ -270,7 +275,9 @@ class Trainer:
             labels = batch["labels"].to(self.device, non_blocking=True)
             hidden_states = self.model.hidden_states(input_ids)
             # of the whole step's targets, so that accumulation changes nothing
-            loss = next_token_loss(hidden_states, self.model.lm_head.weight, labels) / num_targets
+            loss = next_token_loss(
+                hidden_states, self.model.lm_head.weight, labels, num_targets=num_targets
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             total_loss += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(
@@ -285,13 +292,14 @@ class Trainer:
         return total_loss.item(), grad_norm.item(), num_targets
 
     def validate(self) -> ValidationResult:
-        """The loss on the validation dataset now; it is logged and compared with the best."""
+        """The loss on the validation dataset now; a checkpoint of this step may be the best."""
         if self.validation_dataset is None:
             raise ValueError("the trainer has no validation_dataset")
         result = validate(self.model, self.validation_dataset, batch_size=self.config.batch_size)
         self._write_metrics({"validation_loss": result.loss})
         logger.info("step %d: validation loss %.3f", self.step, result.loss)
-        if result.loss < self.best_loss:
+        saved = self.last_checkpoint is not None and self.last_checkpoint_step == self.step
+        if saved and result.loss < self.best_loss:
             self.best_loss, self.best_step = result.loss, self.step
         return result
 
@@ -333,6 +341,7 @@ class Trainer:
                 "random": _random_state(self.device),
             },
         )
+        self.last_checkpoint_step = self.step
         logger.info("saved checkpoint %s", self.last_checkpoint)
         prune_checkpoints(
             self.run_folder, keep=self.config.keep_checkpoints, best_step=self.best_step
@@ -359,7 +368,33 @@ class Trainer:
         ):
             group["lr"] = learning_rate
         _restore_random_state(state["random"], self.device)
-        self.last_checkpoint = folder
+        self.last_checkpoint, self.last_checkpoint_step = folder, self.step
+        self._loaded = True
+
+    def _check_dataset(self, name: str, dataset: ExampleSource) -> None:
+        if len(dataset) == 0:
+            raise ValueError(f"the {name} dataset is empty")
+        if not isinstance(dataset, TextDataset):
+            return
+        longest, context = len(dataset[0]["input_ids"]), self.model.config.max_position_embeddings
+        if longest > context:
+            raise ValueError(
+                f"the {name} dataset has blocks of {longest} tokens, more than the model's "
+                f"max_position_embeddings={context}"
+            )
+        largest, vocab_size = int(dataset.token_ids.max()), self.model.config.vocab_size
+        if largest >= vocab_size:
+            raise ValueError(
+                f"the {name} dataset has token id {largest}, outside the model's vocabulary of "
+                f"{vocab_size}"
+            )
+
+    def _validate_and_sample(self) -> None:
+        """What is due after this step, the last validation apart."""
+        if self.validation_dataset is not None and self._due(self.config.validate_every):
+            self.validate()
+        if self._due(self.config.sample_every):
+            self.sample()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -368,10 +403,14 @@ class Trainer:
         """The batches of the next optimizer step: a function of the seed and the step."""
         size = self.config.batch_size
         first = self.step * size * self.config.accumulation_steps
-        return [
+        batches = [
             collate([self.train_dataset[self.order[start + i]] for i in range(size)])
             for start in range(first, first + size * self.config.accumulation_steps, size)
         ]
+        for batch in batches:
+            # here, on the CPU: on a GPU it would wait for the device
+            check_range("token id", batch["input_ids"], self.model.config.vocab_size)
+        return batches
 
     def _check_finite(self, loss: Tensor, grad_norm: Tensor) -> None:
         if bool(torch.isfinite(loss)) and bool(torch.isfinite(grad_norm)):

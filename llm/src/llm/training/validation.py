@@ -31,8 +31,11 @@ class ValidationResult:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss)."""
-        return math.exp(self.loss)
+        """exp(loss); infinite where that overflows."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
 
 
 @torch.no_grad()
@@ -43,6 +46,9 @@ def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> Va
         model: comes back in the mode that it was in.
         dataset: examples, of any lengths.
         batch_size: examples a forward.
+
+    Raises:
+        ValueError: the dataset has no targets.
     """
     device = model.token_embeddings.weight.device
     was_training = model.training
@@ -58,4 +64,6 @@ def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> Va
             total_loss += loss.item()
     finally:
         model.train(was_training)
+    if num_targets == 0:
+        raise ValueError("the validation dataset has nothing to predict")
     return ValidationResult(total_loss=total_loss, num_targets=num_targets)
