@@ -80,8 +80,8 @@ def find_model(run: str) -> Path:
             if (candidate / "config.json").is_file():
                 return candidate
     raise FileNotFoundError(
-        f"the run {relative(runs[0])} has no model yet: it writes one at its first checkpoint; "
-        f"{TRAIN_COMMAND} makes a new run"
+        f"{relative(runs[0])} holds no model: there is no config.json in it, its final/ or a "
+        f"step-…/; {TRAIN_COMMAND} makes a new run"
     )
 
 
@@ -93,7 +93,11 @@ def load(folder: Path, device: str) -> tuple[BaseModel, BPETokenizer]:
     from llm.tokenizers import BPETokenizer
 
     chosen = choose_device(device)
-    return load_pretrained(folder).to(chosen), BPETokenizer.load(folder)
+    model, tokenizer = load_pretrained(folder), BPETokenizer.load(folder)
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"{folder} is damaged: {name} holds what is not a finite number")
+    return model.to(chosen), tokenizer
 
 
 def show(
@@ -127,7 +131,8 @@ def read_prompts() -> Iterator[str]:
     print("Type the beginning of a text; an empty line ends.", file=sys.stderr)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline().rstrip("\n")
+        # without a standard input there are no prompts
+        line = sys.stdin.readline().rstrip("\r\n") if sys.stdin else ""
         if not line:
             return
         yield line

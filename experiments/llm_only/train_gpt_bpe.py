@@ -58,10 +58,9 @@ def main(arguments: list[str]) -> None:
 
     choose_device(settings.training.device)  # before the work, not after it
     tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
-    train_dataset, validation_dataset = (
-        make_dataset(texts, tokenizer, settings.model.max_position_embeddings)
-        for texts in (train_texts, validation_texts)
-    )
+    context = settings.model.max_position_embeddings
+    train_dataset = make_dataset("training", train_texts, tokenizer, context)
+    validation_dataset = make_dataset("validation", validation_texts, tokenizer, context)
     torch.manual_seed(settings.training.seed)
     model = make_model(settings, tokenizer)
     show_log()
@@ -82,23 +81,29 @@ def main(arguments: list[str]) -> None:
     validation = trainer.train()
     seconds = time.perf_counter() - started
     assert validation is not None  # there is a validation dataset
-    plot_losses(run_folder)
     print(f"Trained {trainer.step} steps, {trainer.tokens:,} tokens, in {seconds:.0f} s\n")
     report(validation, train_dataset, validation_dataset, tokenizer, validation_texts)
     print()
     trainer.sample()
+    plot_losses(run_folder)
     what_next(run_folder)
 
 
 def new_run_folder(settings: TrainScript) -> Path:
-    """The folder of a run that is not there yet.
+    """A new folder for the run, made before the work that it is for.
 
     Raises:
         FileExistsError: there is a run of that name.
+        OSError: it cannot be made.
     """
     name = settings.run or f"{settings.model.model_type}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = relative(CHECKPOINTS / name)
-    if folder.exists():
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise OSError(f"the run folder {folder} cannot be made: {error.strerror}") from None
+    if taken:
         raise FileExistsError(f"{folder} exists already: choose another --run, or delete it")
     return folder
 
@@ -112,11 +117,21 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BPETokenizer:
     return tokenizer
 
 
-def make_dataset(texts: list[str], tokenizer: BPETokenizer, context: int) -> TextDataset:
-    """Blocks of the context's length that make every token a target once."""
+def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: int) -> TextDataset:
+    """Blocks of the context's length that make every token a target once.
+
+    Raises:
+        ValueError: the texts are too short; says which, and what to do.
+    """
     from llm.training import TextDataset
 
-    return TextDataset.from_texts(texts, tokenizer, block_size=context, stride=context - 1)
+    try:
+        return TextDataset.from_texts(texts, tokenizer, block_size=context, stride=context - 1)
+    except ValueError as error:
+        raise ValueError(
+            f"the {name} text is too short: {error}; give more text, or another "
+            "--validation-fraction"
+        ) from None
 
 
 def make_model(settings: TrainScript, tokenizer: BPETokenizer) -> BaseModel:

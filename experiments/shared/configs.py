@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class TrainingSettings:
             check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
         for name in ("warmup_ratio", "min_learning_rate_ratio"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
+        check_device(self.device)
         check_choice("optimizer", self.optimizer, ("adamw", "adam", "sgd"))
         check_choice("schedule", self.schedule, ("cosine", "linear"))
         if self.learning_rate == 0:
@@ -217,6 +219,8 @@ class GenerationSettings:
 class TrainScript:
     """Train a tokenizer and a GPT on text, and save them as a run.
 
+    With --debug, a mistake is shown with its traceback.
+
     Args:
         config: TOML file that holds the defaults below.
         run: Name of the run, a new folder of checkpoints/; empty for the
@@ -238,6 +242,8 @@ class TrainScript:
 class GenerateScript:
     """Continue text with a model that was trained here.
 
+    With --debug, a mistake is shown with its traceback.
+
     Args:
         config: TOML file that holds the defaults below.
         run: Name or folder of the run; empty for the newest.
@@ -258,6 +264,9 @@ class GenerateScript:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_device(self.device)
+        if not self.generation.prompt and not self.interactive:
+            raise ValueError("there is nothing to continue: give --prompt or --interactive")
 
 
 def load_settings(
@@ -295,13 +304,15 @@ def read_config(path: Path, script: type[Section]) -> Section:
         ValueError: as `load_settings`; names the file and the section.
     """
     try:
-        content = tomllib.loads(path.read_bytes().decode("utf-8"))
+        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"--config {path} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"--config {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     try:
-        return _build(script, {"config": path, **content})
+        return _build(script, {"config": path, **content}, "the file")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -318,20 +329,26 @@ def check_texts(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be a list of texts")
 
 
+def check_device(device: object) -> None:
+    """Raise unless it is the name of a device, here or elsewhere."""
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ValueError(f"device={device!r} is not one of auto, cpu, cuda, cuda:N, mps")
+
+
 def check_run_name(name: object) -> None:
     """Raise unless it is a plain folder name, or empty."""
     if not isinstance(name, str) or (name and Path(name).name != name) or name == "..":
         raise ValueError(f"run={name!r} must be a name: a run is a folder of checkpoints/")
 
 
-def _build(section: type[Section], values: Mapping[str, Any]) -> Section:
+def _build(section: type[Section], values: Mapping[str, Any], place: str) -> Section:
     """A settings class from TOML: tables become settings, arrays tuples."""
     types = get_type_hints(section)
     fields = {}
     for name, value in values.items():
         if isinstance(value, dict) and dataclasses.is_dataclass(types.get(name)):
-            value = _build(types[name], value)
+            value = _build(types[name], value, f"[{name}]")
         elif dataclasses.is_dataclass(types.get(name)):
             raise ValueError(f"{name} must be a table, [{name}]")
         fields[name] = tuple(value) if isinstance(value, list) else value
-    return build(section, fields)
+    return build(section, fields, name=place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import sys
 import traceback
 import warnings
@@ -25,6 +26,11 @@ def parse_arguments(
         ValueError: an argument is unknown or its value is of the wrong type.
         SystemExit: `--help` was asked for, and printed.
     """
+    for argument in arguments:
+        if not argument.isascii() and argument.encode("utf-8", "replace") != argument.encode(
+            "utf-8", "surrogateescape"
+        ):
+            raise ValueError(f"the argument {argument!r} is not valid UTF-8")
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -56,7 +62,7 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     try:
         main([argument for argument in arguments if argument != "--debug"])
     except KeyboardInterrupt:
-        print("\nstopped; what was saved is on disk", file=sys.stderr)
+        print("\nstopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # the reader, such as `head`, has seen enough
@@ -103,4 +109,5 @@ def _first_part(box: str) -> str:
         if text.startswith(("─", "╰")):
             break
         lines.append(text)
-    return " ".join(lines)
+    # the name of a settings class says nothing to a user, that of a flag does
+    return re.sub(r"^Error parsing \w+: ", "", " ".join(lines))

@@ -56,8 +56,11 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file: a byte-order mark is dropped, line ends stay as they are.
 
     Raises:
-        ValueError: it is not UTF-8; names the file and the byte.
+        ValueError: it is a pipe, a device or a broken link, which may never end
+            or begin; or it is not UTF-8: names the file and the byte.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file, but a pipe, a device or a broken link")
     content = path.read_bytes()
     try:
         return content.decode("utf-8").removeprefix("\ufeff")

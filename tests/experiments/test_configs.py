@@ -78,7 +78,7 @@ def test_another_file_is_read_when_named(tmp_path):
     ("old", "new", "message"),
     [
         ("steps = 700", "stepz = 700", "has no field 'stepz'; did you mean 'steps'"),
-        ("steps = 700", "", "TrainingSettings needs steps"),
+        ("steps = 700", "", r"\[training\] needs steps"),
         ("steps = 700", 'steps = "many"', "steps='many' must be a whole number"),
         ("steps = 700", "steps = 6.5", r"steps=6\.5 must be a whole number"),
         ("data = []", 'data = "file.txt"', "data='file.txt' must be a list"),
@@ -124,6 +124,11 @@ def test_a_mistake_in_the_file_is_named_with_the_file(tmp_path, old, new, messag
         (["--max-new-tokens", "0"], "max_new_tokens=0"),
         (["--stop", ""], "stop string is empty"),
         (["surplus"], "surplus"),
+        (["--device", "abacus"], "device='abacus' is not one of auto, cpu"),
+        (["--device", ""], "device='' is not one of"),
+        (["--prompt", "x\udcffy"], "is not valid UTF-8"),
+        (["--run", "r\udcff"], "is not valid UTF-8"),
+        (["--config", "/"], "--config / cannot be read"),
         (["--config"], "--config"),
     ],
 )
@@ -131,6 +136,22 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         load(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_names_no_class_of_ours():
+    with pytest.raises(ValueError, match=r"^steps=0 must be"):
+        load("--steps", "0")
+
+
+def test_a_toml_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "notepad.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + (CONFIGS / "gpt_small.toml").read_bytes())
+    assert load("--config", str(path)).training == load().training
+
+
+def test_generating_needs_something_to_continue():
+    with pytest.raises(ValueError, match="give --prompt or --interactive"):
+        load("--prompt", script=GenerateScript, default="generate.toml")
 
 
 def test_a_missing_config_file_is_named(tmp_path):

@@ -89,6 +89,17 @@ def test_a_subfolder_that_cannot_be_read_is_an_error(folder, monkeypatch):
         read_documents([str(folder)])
 
 
+@pytest.mark.parametrize("kind", ["pipe", "broken link"])
+def test_what_may_never_end_or_begin_is_refused(folder, kind):
+    path = folder / "sub" / "strange"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(folder / "nowhere")
+    with pytest.raises(ValueError, match="strange is not a regular file"):
+        read_documents([str(folder)])
+
+
 def test_only_empty_files_are_an_error(tmp_path):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ValueError, match="only empty files"):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import uuid
@@ -294,7 +295,7 @@ def test_a_console_that_cannot_show_a_character_does_not_stop_the_work(trained):
 def test_a_run_without_a_model_says_how_to_get_one(tmp_path):
     (tmp_path / "young").mkdir()
     (tmp_path / "young" / "run.json").write_text("{}")
-    failed(run(GENERATE, checkpoints=tmp_path), r"young has no model yet.*train_gpt_bpe\.py")
+    failed(run(GENERATE, checkpoints=tmp_path), r"young holds no model.*train_gpt_bpe\.py")
 
 
 def test_a_damaged_model_is_one_line(trained, tmp_path):
@@ -318,22 +319,51 @@ def test_a_damaged_model_is_one_line(trained, tmp_path):
         (("--run", "taken"), r"taken exists already: choose another --run"),
         (("--config", "nowhere.toml"), r"nowhere\.toml does not exist"),
         (("--steps", "0"), "steps=0"),
-        (("--device", "abacus"), "'abacus' cannot be used"),
+        (("--device", "cuda:99"), "'cuda:99' cannot be used"),
+        (("--data", "{short}"), "the validation text is too short.*--validation-fraction"),
     ],
 )
 def test_train_answers_a_mistake_with_one_line(tmp_path, arguments, message):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "empty.txt").touch()
     (tmp_path / "tiny.txt").write_text("a")
-    (tmp_path / "runs" / "taken").mkdir(parents=True)
-    paths = {name: str(tmp_path / f"{name}.txt") for name in ("binary", "empty", "tiny")}
+    (tmp_path / "short.txt").write_text("one two three")
+    (tmp_path / "runs" / "taken" / "final").mkdir(parents=True)
+    paths = {name: str(tmp_path / f"{name}.txt") for name in ("binary", "empty", "tiny", "short")}
     arguments = [argument.format(**paths) for argument in arguments]
     process = run(TRAIN, *arguments, checkpoints=tmp_path / "runs")
     assert process.returncode not in (0, None)
     last = process.stderr.strip().splitlines()[-1]
     assert re.search(message, last), process.stderr
     assert "Traceback" not in process.stderr
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["taken"]
+    left = {path.name for path in (tmp_path / "runs").iterdir() if any(path.iterdir())}
+    assert left == {"taken"}
+
+
+def test_a_checkpoints_folder_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    failed(run(TRAIN, checkpoints=tmp_path / "file"), "run folder .* cannot be made")
+
+
+def test_a_tokenizer_of_another_model_and_numbers_gone_wrong_are_one_line(trained, tmp_path):
+    import safetensors.torch
+
+    checkpoints, _ = trained
+    final = shutil.copytree(checkpoints / "first" / "final", tmp_path / "mixed" / "final")
+    weights = safetensors.torch.load_file(final / "model.safetensors")
+    hurt = {**weights, "transformer.h.0.ln_1.weight": weights["transformer.h.0.ln_1.weight"] / 0}
+    safetensors.torch.save_file(hurt, final / "model.safetensors")
+    failed(run(GENERATE, "--run", "mixed", checkpoints=tmp_path), "damaged: blocks.0.attention")
+    config = json.loads((final / "config.json").read_text())
+    smaller = {**config, "vocab_size": 200, "eos_token_id": 3, "bos_token_id": 3}
+    (final / "config.json").write_text(json.dumps(smaller))
+    small = weights["transformer.tokens_embed.weight"][:200].clone()
+    safetensors.torch.save_file(
+        {**weights, "transformer.tokens_embed.weight": small}, final / "model.safetensors"
+    )
+    process = run(GENERATE, "--run", "mixed", checkpoints=tmp_path)
+    assert process.returncode == 1
+    assert "the tokenizer is another model's" in process.stderr.splitlines()[-1]
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -46,8 +46,10 @@ def check_number(name: str, value: object, *, low: float, high: float, inclusive
         )
 
 
-def build(cls: type[T], fields: Mapping[str, Any]) -> T:
+def build(cls: type[T], fields: Mapping[str, Any], *, name: str | None = None) -> T:
     """A dataclass from a mapping of its field names, strictly.
+
+    `name` is what errors call it; None for the class's own.
 
     Raises:
         ValueError: a key is unknown (the nearest valid one is named) or a
@@ -58,16 +60,16 @@ def build(cls: type[T], fields: Mapping[str, Any]) -> T:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}"
-            raise ValueError(f"{cls.__name__} has no field {key!r}{hint}")
+            raise ValueError(f"{name or cls.__name__} has no field {key!r}{hint}")
     missing = [
-        name
-        for name, field in known.items()
+        key
+        for key, field in known.items()
         if field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
-        and name not in fields
+        and key not in fields
     ]
     if missing:
-        raise ValueError(f"{cls.__name__} needs {', '.join(missing)}")
+        raise ValueError(f"{name or cls.__name__} needs {', '.join(missing)}")
     return cls(**fields)
 
 

@@ -180,6 +180,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error}") from None
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
 

@@ -78,10 +78,15 @@ def stream(
     # checked here and not in the generator below, which runs when first asked
     config = build(SamplingConfig, sampling)
     check_count("max_new_tokens", max_new_tokens, minimum=0)
-    attention_mask = _check_prompt(input_ids, attention_mask, model.config.vocab_size)
     if vocab_size is None:
         vocab_size = model.config.vocab_size
     check_count("vocab_size", vocab_size)
+    if vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"vocab_size={vocab_size} is more than the model's {model.config.vocab_size}: "
+            "the tokenizer is another model's"
+        )
+    attention_mask = _check_prompt(input_ids, attention_mask, model.config.vocab_size)
     eos_ids = _eos_ids(model.config.eos_token_id if eos_token_id is None else eos_token_id)
     if pad_token_id is None:
         pad_token_id = model.config.pad_token_id
