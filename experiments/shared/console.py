@@ -23,14 +23,15 @@ def parse_arguments(
     """Override the values of `default` with what stands on the command line.
 
     Raises:
-        ValueError: an argument is unknown or its value is of the wrong type.
+        ValueError: an argument is unknown, is not text, or its value is of the
+            wrong type.
         SystemExit: `--help` was asked for, and printed.
     """
     for argument in arguments:
-        if not argument.isascii() and argument.encode("utf-8", "replace") != argument.encode(
-            "utf-8", "surrogateescape"
-        ):
-            raise ValueError(f"the argument {argument!r} is not valid UTF-8")
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"the argument {argument!r} is not valid UTF-8") from None
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):

@@ -480,3 +480,12 @@ def test_a_loaded_model_does_not_change_with_its_file(folder, model_type):
         file.seek(-1000, 2)
         file.write(bytes(1000))
     assert same_weights(loaded, place.expected)
+
+
+@pytest.mark.parametrize("model_type", ["gpt", "gpt2"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
+def test_a_matrix_of_the_wrong_shape_is_named(folder, model_type, shape):
+    place = folder(model_type)
+    place.write({**place.weights, "transformer.h.1.mlp.c_fc.weight": torch.zeros(shape)})
+    with pytest.raises(ValueError, match=r"blocks\.1\.feed_forward\.up_proj\.weight has shape"):
+        place.load()

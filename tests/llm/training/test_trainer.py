@@ -362,7 +362,8 @@ def test_an_empty_dataset_is_refused(make_model, make_config):
         trainer_for(make_model(), [], make_config())
 
 
-def test_samples_need_a_tokenizer(make_model, make_config, dataset):
+def test_samples_need_a_tokenizer_and_prompts(make_model, make_config, dataset):
+    trainer_for(make_model(), dataset, make_config(sample_every=1)).train()  # writes none
     with pytest.raises(ValueError, match="tokenizer"):
         trainer_for(make_model(), dataset, make_config(sample_every=1), sample_prompts=["a"])
 

@@ -226,7 +226,7 @@ class BaseModel(nn.Module):
         key_length = past_length + query_length
         longest = self.config.max_position_embeddings
         if query_length == 0:
-            raise ValueError("input_ids holds no tokens: its shape is " f"{tuple(input_ids.shape)}")
+            raise ValueError(f"input_ids holds no tokens: its shape is {tuple(input_ids.shape)}")
         if key_length > longest:
             cached = f", {past_length} of them in the cache," if past_length else ""
             raise ValueError(

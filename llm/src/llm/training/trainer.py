@@ -393,7 +393,7 @@ class Trainer:
         """What is due after this step, the last validation apart."""
         if self.validation_dataset is not None and self._due(self.config.validate_every):
             self.validate()
-        if self._due(self.config.sample_every):
+        if self.sample_prompts and self._due(self.config.sample_every):
             self.sample()
 
     def _due(self, every: int) -> bool:

@@ -145,8 +145,7 @@ class GPTFormat:
     ) -> dict[str, Tensor]:
         """A state dict of ours under the names and layouts there, tied tensors once."""
         return {
-            theirs: weights[ours].t() if self._transposed(theirs) else weights[ours]
-            for ours, theirs in self._names(config).items()
+            theirs: _oriented(theirs, weights[ours]) for ours, theirs in self._names(config).items()
         }
 
     def weights_from_hf(
@@ -168,13 +167,9 @@ class GPTFormat:
         if missing:
             raise ValueError(f"{_some(missing)} missing")
         weights = {
-            ours: hf_weights[theirs].t() if self._transposed(theirs) else hf_weights[theirs]
+            # memory of its own: a tensor from a file may be that file, which can change
+            ours: _oriented(theirs, hf_weights[theirs]).clone(memory_format=torch.contiguous_format)
             for ours, theirs in names.items()
-        }
-        # memory of their own: a tensor from a file may be that file, which can change
-        weights = {
-            name: weight.clone(memory_format=torch.contiguous_format)
-            for name, weight in weights.items()
         }
         unused = [
             name
@@ -213,9 +208,11 @@ class GPTFormat:
             names["lm_head.weight"] = "lm_head.weight"
         return names
 
-    @staticmethod
-    def _transposed(theirs: str) -> bool:
-        return theirs.endswith(tuple(f"{matrix}.weight" for matrix in BLOCK_MATRICES.values()))
+
+def _oriented(theirs: str, weight: Tensor) -> Tensor:
+    """A weight turned from one layout to the other, which for block matrices is transposed."""
+    is_matrix = theirs.endswith(tuple(f"{matrix}.weight" for matrix in BLOCK_MATRICES.values()))
+    return weight.t() if is_matrix and weight.dim() == 2 else weight
 
 
 def _some(names: list[str]) -> str:
