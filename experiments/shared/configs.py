@@ -246,7 +246,7 @@ class GenerateScript:
 
     Args:
         config: TOML file that holds the defaults below.
-        run: Name or folder of the run; empty for the newest.
+        run: Name or folder of the run; empty for the newest with a model.
         compare: Continue each prompt with several strategies, in place of
             the ones below.
         interactive: Ask for prompts, in place of --prompt.

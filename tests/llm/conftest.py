@@ -1,7 +1,5 @@
 """What the tests share: a tiny configuration of each architecture, and models made of it."""
 
-import sys
-
 import pytest
 
 # small, but with no two sizes equal, so that a confused dimension is an error
@@ -46,19 +44,6 @@ def shake(module, seed=0, std=0.15):
             is_norm_scale = parameter.dim() == 1 and name.endswith("weight")
             parameter.copy_(noise + 1 if is_norm_scale else noise)
     return module
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors are slower on several threads than on one."""
-    if "torch" not in sys.modules:  # the tokenizer's tests do without
-        yield
-        return
-    torch = sys.modules["torch"]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

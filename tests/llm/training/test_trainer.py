@@ -508,3 +508,13 @@ def test_a_vocabulary_rounded_up_beyond_the_tokenizers_trains_and_writes(
     )
     trainer.train()
     assert len(trainer.sample()) == 2
+
+
+def test_validation_leaves_each_part_in_its_mode(make_model, dataset):
+    model = make_model(dropout=0.5)
+    model.train()
+    model.blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    first = validate(model, dataset, batch_size=4)
+    assert [module.training for module in model.modules()] == modes
+    assert validate(model, dataset, batch_size=4) == first  # no dropout

@@ -110,8 +110,6 @@ class BaseModel(nn.Module):
         past_length = 0 if cache is None else cache.get_seq_length()
         self._check(input_ids, attention_mask, position_ids, cache, past_length)
         query_length = input_ids.shape[1]
-        if attention_mask is not None:
-            attention_mask = attention_mask.to(torch.bool)
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = position_ids_from_mask(attention_mask, query_length=query_length)
         elif position_ids is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from llm.core.attention_mask import check_attention_mask
 from llm.core.base_model import BaseModel, check_range
 from llm.core.config import build, check_count
+from llm.core.eval_mode import eval_mode
 from llm.core.kv_cache import KVCache
 from llm.generation.sampling import SamplingConfig, apply_repetition_penalty, sample
 
@@ -132,7 +132,7 @@ def _stream(
                     "the model sees the last of it, encoded anew for each token",
                     stacklevel=3,
                 )
-        with _eval_mode(model):
+        with eval_mode(model):
             logits = _next_logits(model, input_ids, attention_mask, cache)  # (B, V)
         if config.repetition_penalty != 1:
             logits = apply_repetition_penalty(
@@ -161,19 +161,6 @@ def _next_logits(
     hidden_states = model.hidden_states(unseen, attention_mask=attention_mask, cache=cache)
     logits: Tensor = model.lm_head(hidden_states[:, -1])
     return logits
-
-
-@contextmanager
-def _eval_mode(model: BaseModel) -> Iterator[None]:
-    """Eval mode, and then for each part the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _check_prompt(

@@ -39,9 +39,7 @@ def save_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) 
         FileExistsError: `folder` is there already.
     """
     with _published(folder) as temporary:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save(temporary)
+        _write_model(temporary, model, tokenizer)
 
 
 def save_checkpoint(
@@ -68,9 +66,7 @@ def save_checkpoint(
     """
     folder = run_folder / f"step-{step:06d}"
     with _published(folder) as temporary:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save(temporary)
+        _write_model(temporary, model, tokenizer)
         save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
         kind = type(optimizer).__name__
         write_json(temporary / STATE_FILE, {"step": step, "optimizer": kind, **trainer_state})
@@ -176,6 +172,12 @@ def _published(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(folder.parent)
+
+
+def _write_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) -> None:
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save(folder)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -197,7 +197,6 @@ class Trainer:
         self.tokens = 0
         self.best_loss = math.inf
         self.best_step: int | None = None
-        self._loaded = False
         self.last_checkpoint: Path | None = None
         self.last_checkpoint_step: int | None = None
         self.run_folder = None if run_folder is None else Path(run_folder)
@@ -226,8 +225,8 @@ class Trainer:
             total=config.steps, initial=self.step, unit="step", disable=not self.show_progress
         )
         with bar:
-            if self._loaded:
-                # the checkpoint was written before what its step was due afterwards
+            if self.last_checkpoint_step == self.step:
+                # a checkpoint is written before what its step is due afterwards
                 self._validate_and_sample()
             while self.step < config.steps:
                 loss, grad_norm, num_targets = self.train_step()
@@ -298,8 +297,7 @@ class Trainer:
         result = validate(self.model, self.validation_dataset, batch_size=self.config.batch_size)
         self._write_metrics({"validation_loss": result.loss})
         logger.info("step %d: validation loss %.3f", self.step, result.loss)
-        saved = self.last_checkpoint is not None and self.last_checkpoint_step == self.step
-        if saved and result.loss < self.best_loss:
+        if self.last_checkpoint_step == self.step and result.loss < self.best_loss:
             self.best_loss, self.best_step = result.loss, self.step
         return result
 
@@ -369,7 +367,6 @@ class Trainer:
             group["lr"] = learning_rate
         _restore_random_state(state["random"], self.device)
         self.last_checkpoint, self.last_checkpoint_step = folder, self.step
-        self._loaded = True
 
     def _check_dataset(self, name: str, dataset: ExampleSource) -> None:
         if len(dataset) == 0:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from llm.core.base_model import BaseModel
+from llm.core.eval_mode import eval_mode
 from llm.training.dataset import ExampleSource, collate
 from llm.training.loss import count_targets, next_token_loss
 
@@ -43,7 +44,7 @@ def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> Va
     """Predict every target of `dataset` once, in eval mode; no randomness is used.
 
     Args:
-        model: comes back in the mode that it was in.
+        model: each part comes back in the mode that it was in.
         dataset: examples, of any lengths.
         batch_size: examples a forward.
 
@@ -51,10 +52,8 @@ def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> Va
         ValueError: the dataset has no targets.
     """
     device = model.token_embeddings.weight.device
-    was_training = model.training
-    model.eval()
     total_loss, num_targets = 0.0, 0
-    try:
+    with eval_mode(model):
         for start in range(0, len(dataset), batch_size):
             stop = min(start + batch_size, len(dataset))
             batch = collate([dataset[index] for index in range(start, stop)])
@@ -62,8 +61,6 @@ def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> Va
             hidden_states = model.hidden_states(batch["input_ids"].to(device))
             loss = next_token_loss(hidden_states, model.lm_head.weight, batch["labels"].to(device))
             total_loss += loss.item()
-    finally:
-        model.train(was_training)
     if num_targets == 0:
         raise ValueError("the validation dataset has nothing to predict")
     return ValidationResult(total_loss=total_loss, num_targets=num_targets)
