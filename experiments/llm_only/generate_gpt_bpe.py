@@ -108,7 +108,7 @@ def show(
 
     from llm.generation import stream_text
 
-    generator = torch.Generator(model.token_embeddings.weight.device).manual_seed(seed)
+    generator = torch.Generator(model.decoder.token_embeddings.weight.device).manual_seed(seed)
     print(prompt, end="", flush=True)
     for piece in stream_text(model, tokenizer, prompt, generator=generator, **options):
         print(piece, end="", flush=True)

@@ -1,1 +1,18 @@
-"""Adapters between llm and HuggingFace transformers."""
+"""`llm` models and tokenizers as `transformers` models and tokenizers, and back.
+
+Importing it makes transformers' `Auto*` classes know them.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from hf_proxy.hf_adapter import HFAdapter, HFAdapterModel
+from hf_proxy.hf_config import HFAdapterConfig
+
+__all__ = ["HFAdapter", "HFAdapterConfig", "HFAdapterModel"]
+
+AutoConfig.register(HFAdapterConfig.model_type, HFAdapterConfig, exist_ok=True)
+AutoModel.register(HFAdapterConfig, HFAdapterModel, exist_ok=True)
+AutoModelForCausalLM.register(HFAdapterConfig, HFAdapter, exist_ok=True)
+# by this table the Trainer's label smoothing and the pipelines know a language model
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[HFAdapterConfig.model_type] = HFAdapter.__name__

@@ -159,14 +159,15 @@ def test_the_kernel_is_a_part_that_can_be_handed_in(make_attention, training):
     attention = make_attention(dropout=0.25).train(training)
     calls = []
 
-    def kernel(query, key, value, *, mask, dropout):
-        calls.append((query.shape, key.shape, value.shape, mask, dropout))
+    def kernel(query, key, value, *, mask, dropout, layer_idx):
+        calls.append((query.shape, key.shape, value.shape, mask, dropout, layer_idx))
         return torch.zeros_like(query)
 
-    attention.kernel = kernel
+    attention.layer_idx = 7
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
-    out = attention(inputs(2, 5, 12), mask=mask)
-    ((query, key, value, given, dropout),) = calls
+    out = attention(inputs(2, 5, 12), mask=mask, kernel=kernel)
+    ((query, key, value, given, dropout, layer_idx),) = calls
+    assert layer_idx == 7
     assert query == key == value == (2, 3, 5, 4)
     assert given is mask
     assert dropout == (0.25 if training else 0.0)
@@ -176,15 +177,3 @@ def test_the_kernel_is_a_part_that_can_be_handed_in(make_attention, training):
 def test_an_indivisible_width_is_an_error_with_the_numbers():
     with pytest.raises(ValueError, match=r"(?s)(?=.*\b10\b)(?=.*\b3\b)"):
         MultiHeadAttention(embed_dim=10, num_heads=3)
-
-
-def test_the_kernel_can_be_handed_to_the_constructor():
-    asked = []
-
-    def kernel(query, key, value, *, mask, dropout):
-        asked.append((tuple(query.shape), mask, dropout))
-        return torch.zeros_like(query)
-
-    attention = MultiHeadAttention(embed_dim=8, num_heads=2, bias=False, kernel=kernel)
-    assert torch.count_nonzero(attention(torch.ones(1, 3, 8))) == 0
-    assert asked == [((1, 2, 3, 4), None, 0.0)]

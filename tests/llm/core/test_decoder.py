@@ -43,7 +43,22 @@ def test_a_block_is_its_equation(make_block, block_class, mask):
 
 def test_gpt_is_post_norm_without_a_final_norm_and_gpt2_pre_norm_with_one(make_model):
     gpt, gpt2 = make_model("gpt"), make_model("gpt2")
-    assert all(isinstance(block, PostNormBlock) for block in gpt.blocks)
-    assert all(isinstance(block, PreNormBlock) for block in gpt2.blocks)
-    assert not [name for name in gpt.state_dict() if name.startswith("final_norm")]
-    assert {"final_norm.weight", "final_norm.bias"} <= set(gpt2.state_dict())
+    assert all(isinstance(block, PostNormBlock) for block in gpt.decoder.blocks)
+    assert all(isinstance(block, PreNormBlock) for block in gpt2.decoder.blocks)
+    assert not [name for name in gpt.state_dict() if "final_norm" in name]
+    assert {"decoder.final_norm.weight", "decoder.final_norm.bias"} <= set(gpt2.state_dict())
+
+
+def test_the_decoder_hands_mask_cache_and_kernel_to_every_layer(make_model):
+    model = make_model("gpt2", num_layers=3)
+    mask, cache, calls = object(), model.make_cache(1, 4), []
+
+    def kernel(query, key, value, *, mask, dropout, layer_idx):
+        calls.append((mask, layer_idx, key.shape[2]))
+        return torch.zeros_like(query)
+
+    embeddings = model.decoder.token_embeddings(torch.tensor([[1, 2, 3, 4]]))
+    positions = torch.arange(4)[None]
+    model.decoder(embeddings, position_ids=positions, mask=mask, cache=cache, kernel=kernel)
+    assert calls == [(mask, layer_idx, 4) for layer_idx in range(3)]
+    assert cache.get_seq_length() == 4

@@ -83,11 +83,11 @@ def test_every_layer_of_a_forward_sees_the_same_past(make_model, random_ids):
     model = make_model("gpt2")
     cache = model.make_cache(batch_size=1, max_length=6)
     lengths = []
-    for block in model.blocks:
+    for block in model.decoder.blocks:
         block.register_forward_pre_hook(lambda *_: lengths.append(cache.get_seq_length()))
     ids = random_ids(model.config.vocab_size, 1, 5)
     model(ids[:, :3], cache=cache)
     model(ids[:, 3:], cache=cache)
     assert lengths[0] == 0
-    assert lengths[len(model.blocks)] == 3
+    assert lengths[len(model.decoder.blocks)] == 3
     assert cache.get_seq_length() == 5

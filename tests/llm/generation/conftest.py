@@ -28,10 +28,10 @@ def make_scripted():
             }
         )
         with torch.no_grad():
-            model.token_embeddings.weight.zero_()
-            model.position_embeddings.weight.copy_(torch.eye(context))
-            model.blocks[0].attention.out_proj.weight.zero_()
-            model.blocks[0].feed_forward.down_proj.weight.zero_()
+            model.decoder.token_embeddings.weight.zero_()
+            model.decoder.position_embeddings.weight.copy_(torch.eye(context))
+            model.decoder.blocks[0].attention.out_proj.weight.zero_()
+            model.decoder.blocks[0].feed_forward.down_proj.weight.zero_()
             model.lm_head.weight.zero_()
             for i, token in enumerate(script):
                 model.lm_head.weight[token, prompt_length - 1 + i] = 1.0
@@ -47,8 +47,8 @@ def make_talkative(make_model):
     def make(model_type, **fields):
         model = make_model(model_type, tie_embeddings=False, **fields)
         with torch.no_grad():
-            model.token_embeddings.weight.mul_(4)
-            model.position_embeddings.weight.mul_(4)
+            model.decoder.token_embeddings.weight.mul_(4)
+            model.decoder.position_embeddings.weight.mul_(4)
         return model
 
     return make
@@ -79,7 +79,7 @@ def count_tokens():
     def register(model):
         lengths = []
         handles.append(
-            model.blocks[0].register_forward_pre_hook(
+            model.decoder.blocks[0].register_forward_pre_hook(
                 lambda _, args: lengths.append(args[0].shape[1])
             )
         )

@@ -409,11 +409,11 @@ def test_it_runs_in_eval_mode_and_restores_the_mode(model_type, make_talkative, 
 def test_a_part_of_the_model_in_another_mode_is_left_in_it(model, ids):
     """A frozen block, in eval mode while the rest trains, is not put into training."""
     model.train()
-    model.blocks[0].eval()
+    model.decoder.blocks[0].eval()
     generate(model, ids, max_new_tokens=3)
     assert model.training
-    assert model.blocks[1].training
-    assert not any(module.training for module in model.blocks[0].modules())
+    assert model.decoder.blocks[1].training
+    assert not any(module.training for module in model.decoder.blocks[0].modules())
 
 
 def test_a_stream_closed_early_restores_the_mode(model, ids):
@@ -430,7 +430,7 @@ def test_an_error_on_the_way_restores_the_mode(model, ids):
     def explode(module, args):
         raise RuntimeError("boom")
 
-    handle = model.blocks[-1].register_forward_pre_hook(explode)
+    handle = model.decoder.blocks[-1].register_forward_pre_hook(explode)
     with pytest.raises(RuntimeError, match="boom"):
         generate(model, ids, max_new_tokens=3)
     handle.remove()
@@ -449,7 +449,7 @@ def test_what_it_returns_can_be_trained_on(model, ids):
     tokens = list(stream(model, ids, max_new_tokens=2))
     assert not any(tensor.is_inference() for tensor in [got, *tokens])
     F.cross_entropy(model(got)[:, :-1].flatten(0, 1), got[:, 1:].flatten()).backward()
-    assert model.token_embeddings.weight.grad.abs().max() > 0
+    assert model.decoder.token_embeddings.weight.grad.abs().max() > 0
 
 
 def test_what_it_is_given_is_left_alone(model, random_ids, left_pad):
@@ -580,7 +580,9 @@ def test_only_ids_below_vocab_size_are_chosen(make_model, model_type):
     model = make_model(model_type)
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
-        model.token_embeddings.weight[30:] = model.token_embeddings.weight[:1] * 0 + 3
+        model.decoder.token_embeddings.weight[30:] = (
+            model.decoder.token_embeddings.weight[:1] * 0 + 3
+        )
     for options in ({}, {"do_sample": True, "temperature": 50.0}):
         generator = torch.Generator().manual_seed(0)
         new = generate(model, ids, max_new_tokens=15, vocab_size=30, generator=generator, **options)

@@ -38,12 +38,12 @@ def test_logits_are_the_head_applied_to_the_hidden_states(model, ids):
     assert hidden.shape == (*ids.shape, model.config.embed_dim)
     logits = model(ids)
     assert logits.shape == (*ids.shape, model.config.vocab_size)
-    close(logits, hidden @ model.token_embeddings.weight.T)
+    close(logits, hidden @ model.decoder.token_embeddings.weight.T)
 
 
 def test_a_model_is_a_base_model_with_the_interfaces_parameter_names(model):
     assert isinstance(model, BaseModel)
-    names = {"token_embeddings.weight", "position_embeddings.weight", "lm_head.weight"}
+    names = {"token_embeddings.weight", "position_embeddings.weight"}
     for i in range(model.config.num_layers):
         for part in (
             "attention.qkv_proj",
@@ -56,7 +56,7 @@ def test_a_model_is_a_base_model_with_the_interfaces_parameter_names(model):
             names |= {f"blocks.{i}.{part}.weight", f"blocks.{i}.{part}.bias"}
     if model.config.model_type == "gpt2":
         names |= {"final_norm.weight", "final_norm.bias"}
-    assert set(model.state_dict()) == names
+    assert set(model.state_dict()) == {f"decoder.{name}" for name in names} | {"lm_head.weight"}
 
 
 def test_num_parameters_counts_tied_weights_once(model_type, tiny):
@@ -83,7 +83,7 @@ def test_changing_a_token_changes_its_logits_and_later_ones_only(model, ids):
 
 def test_no_gradient_flows_from_a_logit_to_a_later_token(model, ids):
     embedded = []
-    model.token_embeddings.register_forward_hook(
+    model.decoder.token_embeddings.register_forward_hook(
         lambda module, args, output: embedded.append(output.detach().requires_grad_())
         or embedded[-1]
     )
@@ -497,7 +497,7 @@ def test_each_dropout_acts_in_training_and_only_there(model_type, make_model, id
 def test_residual_dropout_drops_what_attention_and_feed_forward_add(model_type, make_model, ids):
     model = make_model(model_type, residual_dropout=0.4).train()
     dropped = []
-    for block in model.blocks:
+    for block in model.decoder.blocks:
         for part in (block.attention, block.feed_forward):
             part.register_forward_hook(lambda *call: dropped.append(call[-1] == 0))
     torch.manual_seed(0)
@@ -531,7 +531,7 @@ def test_a_deep_copy_is_equal_independent_and_tied(model, ids):
     expected = model(ids)
     twin = copy.deepcopy(model)
     assert torch.equal(twin(ids), expected)
-    assert twin.lm_head.weight is twin.token_embeddings.weight
+    assert twin.lm_head.weight is twin.decoder.token_embeddings.weight
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.add_(1)
@@ -539,7 +539,7 @@ def test_a_deep_copy_is_equal_independent_and_tied(model, ids):
 
 
 def is_tied(model):
-    return model.lm_head.weight is model.token_embeddings.weight
+    return model.lm_head.weight is model.decoder.token_embeddings.weight
 
 
 def test_tied_weights_are_one_tensor_whatever_happens(model, tmp_path):
@@ -560,7 +560,7 @@ def test_untied_weights_are_two_tensors_before_and_after_a_load(
     loaded = type(model).from_pretrained(tmp_path).eval()
     for each in (model, loaded):
         assert not is_tied(each)
-        assert not torch.equal(each.lm_head.weight, each.token_embeddings.weight)
+        assert not torch.equal(each.lm_head.weight, each.decoder.token_embeddings.weight)
     assert torch.equal(loaded(ids), model(ids))
 
 

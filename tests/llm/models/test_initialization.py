@@ -57,7 +57,9 @@ def test_the_seed_decides_the_weights(model_type):
 
     first, second, other = build(0), build(0), build(1)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["token_embeddings.weight"], other["token_embeddings.weight"])
+    assert not torch.equal(
+        first["decoder.token_embeddings.weight"], other["decoder.token_embeddings.weight"]
+    )
 
 
 def test_norm_eps_reaches_every_norm(model_type):

@@ -48,7 +48,7 @@ def test_weights_and_optimizer_come_back_bit_for_bit(trained, make_model):
         assert loaded.keys() == kept.keys() >= {"exp_avg", "exp_avg_sq", "step"}
         for field in kept:
             assert torch.equal(loaded[field], torch.as_tensor(kept[field]))
-    assert other.lm_head.weight is other.token_embeddings.weight
+    assert other.lm_head.weight is other.decoder.token_embeddings.weight
 
 
 def test_checkpoints_are_listed_by_step_and_unfinished_ones_are_none(trained, tmp_path):
@@ -107,10 +107,10 @@ def test_every_damage_is_noticed_by_file(trained, make_model, name, damage):
     with pytest.raises(ValueError, match=name):
         verify_checkpoint(folder)
     model = make_model(seed=3)
-    before = model.token_embeddings.weight.detach().clone()
+    before = model.decoder.token_embeddings.weight.detach().clone()
     with pytest.raises(ValueError, match=name):
         load_checkpoint(folder, model, get_optimizer(model))
-    assert torch.equal(model.token_embeddings.weight, before)
+    assert torch.equal(model.decoder.token_embeddings.weight, before)
 
 
 def test_a_foreign_file_and_a_missing_manifest_are_noticed(trained):
@@ -177,19 +177,19 @@ def test_another_optimizer_is_refused_before_anything_changes(trained, make_mode
     _, _, save = trained
     folder = save(1)
     other = make_model(seed=2)
-    before = other.token_embeddings.weight.detach().clone()
+    before = other.decoder.token_embeddings.weight.detach().clone()
     with pytest.raises(ValueError, match="optimizer AdamW, not of SGD"):
         load_checkpoint(folder, other, get_optimizer(other, "sgd"))
-    other.position_embeddings.requires_grad_(False)
+    other.decoder.position_embeddings.requires_grad_(False)
     with pytest.raises(ValueError, match="other parameters"):
         load_checkpoint(folder, other, get_optimizer(other))
-    assert torch.equal(other.token_embeddings.weight, before)
+    assert torch.equal(other.decoder.token_embeddings.weight, before)
 
 
 def test_frozen_parameters_survive_a_checkpoint(make_model, tmp_path):
     def make(seed):
         model = make_model(seed=seed)
-        model.position_embeddings.requires_grad_(False)
+        model.decoder.position_embeddings.requires_grad_(False)
         return model, get_optimizer(model)
 
     model, optimizer = make(0)

@@ -53,9 +53,9 @@ def test_the_named_optimizer_moves_as_pytorchs_own(name, plain):
 
 def test_frozen_parameters_are_left_out(make_model):
     model = make_model()
-    model.token_embeddings.requires_grad_(False)
+    model.decoder.token_embeddings.requires_grad_(False)
     optimized = [p for g in get_optimizer(model).param_groups for p in g["params"]]
-    assert all(p is not model.token_embeddings.weight for p in optimized)
+    assert all(p is not model.decoder.token_embeddings.weight for p in optimized)
 
 
 @pytest.mark.parametrize(

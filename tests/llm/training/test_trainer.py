@@ -144,7 +144,9 @@ def test_the_same_seed_trains_the_same_bits_and_another_does_not(make_model, mak
 
     first, again, other = trained(0), trained(0), trained(1)
     assert_same_weights(first, again)
-    assert not torch.equal(first["token_embeddings.weight"], other["token_embeddings.weight"])
+    assert not torch.equal(
+        first["decoder.token_embeddings.weight"], other["decoder.token_embeddings.weight"]
+    )
 
 
 def test_validation_and_samples_do_not_disturb_training(
@@ -309,7 +311,7 @@ def test_a_non_finite_number_stops_before_the_weights_are_touched(
         plain = module.next_token_loss
         monkeypatch.setattr(module, "next_token_loss", lambda *a, **k: plain(*a, **k) * math.nan)
     else:
-        model.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
+        model.decoder.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(NonFiniteLossError, match=r"step 3.*step-000002"):
         trainer.train()
     assert_same_weights(weights(model), before)
@@ -319,7 +321,7 @@ def test_a_non_finite_number_stops_before_the_weights_are_touched(
 
 def test_without_a_checkpoint_the_error_says_so(make_model, make_config, dataset):
     model = make_model()
-    torch.nn.init.constant_(model.token_embeddings.weight, math.nan)
+    torch.nn.init.constant_(model.decoder.token_embeddings.weight, math.nan)
     with pytest.raises(NonFiniteLossError, match=r"step 1.*no checkpoint yet"):
         trainer_for(model, dataset, make_config()).train()
 
@@ -502,7 +504,7 @@ def test_a_vocabulary_rounded_up_beyond_the_tokenizers_trains_and_writes(
 ):
     model = make_model(vocab_size=512)
     with torch.no_grad():
-        model.token_embeddings.weight[400:] += 3
+        model.decoder.token_embeddings.weight[400:] += 3
     trainer = trainer_for(
         model, dataset, make_config(), tokenizer=tokenizer, sample_prompts=["The", "Кошка"]
     )
@@ -513,7 +515,7 @@ def test_a_vocabulary_rounded_up_beyond_the_tokenizers_trains_and_writes(
 def test_validation_leaves_each_part_in_its_mode(make_model, dataset):
     model = make_model(dropout=0.5)
     model.train()
-    model.blocks[0].eval()
+    model.decoder.blocks[0].eval()
     modes = [module.training for module in model.modules()]
     first = validate(model, dataset, batch_size=4)
     assert [module.training for module in model.modules()] == modes

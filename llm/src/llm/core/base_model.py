@@ -1,8 +1,7 @@
-"""The one forward pass, shared by every architecture."""
+"""The language model: a decoder and an output projection, the same for every architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -15,9 +14,9 @@ from llm.core.attention_mask import (
     position_ids_from_mask,
 )
 from llm.core.config import ModelConfig
+from llm.core.decoder import Decoder
 from llm.core.kv_cache import Cache, KVCache
 from llm.core.model_folder import HFFormat, read_model_folder, write_model_folder
-from llm.core.token_embeddings import TokenEmbeddings
 
 Model = TypeVar("Model", bound="BaseModel")
 
@@ -39,47 +38,37 @@ def check_range(what: str, ids: Tensor, limit: int) -> None:
 
 
 class BaseModel(nn.Module):
-    """Embeddings, decoder blocks, final norm, output projection.
+    """logits = lm_head(decoder(input_ids)).
 
-    An architecture is a subclass whose constructor hands its parts to this one.
+    An architecture is a subclass whose constructor hands its decoder to this
+    one, and whose `init_weights` says how each part begins.
 
     Args:
         config: the architecture's configuration.
-        token_embeddings: (B, T) -> (B, T, C).
-        position_embeddings: of position ids, (B, T) -> (B, T, C).
-        embedding_dropout: probability in [0, 1), after the embeddings.
-        blocks: called as `block(x, mask=..., cache=...)`, (B, T, C) -> (B, T, C).
-        final_norm: before the output projection; `nn.Identity()` for none.
+        decoder: embeddings, blocks and final norm.
     """
 
     config: ModelConfig
     config_class: ClassVar[type[ModelConfig]]
     hf_format: ClassVar[HFFormat]
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        token_embeddings: TokenEmbeddings,
-        position_embeddings: nn.Module,
-        embedding_dropout: float,
-        blocks: Sequence[nn.Module],
-        final_norm: nn.Module,
-    ) -> None:
+    def __init__(self, config: ModelConfig, decoder: Decoder) -> None:
         super().__init__()
         self.config = config
-        self.token_embeddings = token_embeddings
-        self.position_embeddings = position_embeddings
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.blocks = nn.ModuleList(blocks)
-        self.final_norm = final_norm
+        self.decoder = decoder
         self.lm_head = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
         self.tie_weights()
+        self.apply(lambda part: self.init_weights(part, config))
+
+    @staticmethod
+    def init_weights(part: nn.Module, config: Any) -> None:
+        """Initialise a part of the model, after the parts that it is made of."""
+        raise NotImplementedError
 
     def tie_weights(self) -> None:
         """Let the output projection share the token embeddings, if the config says so."""
         if self.config.tie_embeddings:
-            self.lm_head.weight = self.token_embeddings.weight
+            self.lm_head.weight = self.decoder.token_embeddings.weight
 
     def hidden_states(
         self,
@@ -121,11 +110,10 @@ class BaseModel(nn.Module):
             past_length=past_length,
             device=input_ids.device,
         )
-        x = self.token_embeddings(input_ids) + self.position_embeddings(position_ids)  # (B, T, C)
-        x = self.embedding_dropout(x)
-        for block in self.blocks:
-            x = block(x, mask=mask, cache=cache)
-        return cast(Tensor, self.final_norm(x))
+        embeddings = self.decoder.token_embeddings(input_ids)  # (B, T, C)
+        return cast(
+            Tensor, self.decoder(embeddings, position_ids=position_ids, mask=mask, cache=cache)
+        )
 
     def forward(
         self,
@@ -143,7 +131,7 @@ class BaseModel(nn.Module):
 
     def make_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for `batch_size` rows of up to `max_length` tokens."""
-        weight = self.token_embeddings.weight
+        weight = self.decoder.token_embeddings.weight
         return KVCache(
             num_layers=self.config.num_layers,
             batch_size=batch_size,

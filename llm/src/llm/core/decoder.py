@@ -1,19 +1,78 @@
-"""Decoder blocks: one class for each order of operations."""
+"""The decoder, and its blocks: one class for each order of operations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
 
 from llm.core.kv_cache import Cache
+from llm.core.multi_head_attention import AttentionKernel, sdpa_attention
+from llm.core.token_embeddings import TokenEmbeddings
+
+
+class Decoder(nn.Module):
+    """x = tokens + positions; x = block(x), block by block; final_norm(x).
+
+    Args:
+        token_embeddings: (B, T) -> (B, T, C).
+        position_embeddings: of position ids, (B, T) -> (B, T, C).
+        embedding_dropout: probability in [0, 1), after the embeddings.
+        blocks: called as `block(x, mask=..., cache=..., kernel=...)`, (B, T, C) -> (B, T, C).
+        final_norm: `nn.Identity()` for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        token_embeddings: TokenEmbeddings,
+        position_embeddings: nn.Module,
+        embedding_dropout: float,
+        blocks: Sequence[nn.Module],
+        final_norm: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.token_embeddings = token_embeddings
+        self.position_embeddings = position_embeddings
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.blocks = nn.ModuleList(blocks)
+        self.final_norm = final_norm
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        *,
+        position_ids: Tensor,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        kernel: AttentionKernel = sdpa_attention,
+    ) -> Tensor:
+        """Run the blocks over embedded tokens.
+
+        Args:
+            embeddings: what `token_embeddings` gave, (B, T, C).
+            position_ids: int64 (B, T) or (1, T).
+            mask: handed to the kernel as it is.
+            cache: of the tokens before these, which are added to it.
+            kernel: computes the attention of every layer.
+
+        Returns:
+            (B, T, C).
+        """
+        x = embeddings + self.position_embeddings(position_ids)
+        x = self.embedding_dropout(x)
+        for block in self.blocks:
+            x = block(x, mask=mask, cache=cache, kernel=kernel)
+        return cast(Tensor, self.final_norm(x))
 
 
 class DecoderBlock(nn.Module):
     """Attention and feed-forward around a residual stream; the order is the subclass's.
 
     Args:
-        attention: called as `attention(x, mask=..., cache=...)`, (B, T, C) -> (B, T, C).
+        attention: called as `attention(x, mask=..., cache=..., kernel=...)`,
+            (B, T, C) -> (B, T, C).
         feed_forward: (B, T, C) -> (B, T, C).
         attention_norm: the norm that goes with attention.
         feed_forward_norm: the norm that goes with the feed-forward network.
@@ -42,10 +101,15 @@ class PostNormBlock(DecoderBlock):
     """
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, cache: Cache | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        kernel: AttentionKernel = sdpa_attention,
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C); mask and cache as in the attention."""
-        x = self.attention_norm(x + self.attention(x, mask=mask, cache=cache))
+        """(B, T, C) -> (B, T, C); the keywords are those of the attention."""
+        x = self.attention_norm(x + self.attention(x, mask=mask, cache=cache, kernel=kernel))
         return cast(Tensor, self.feed_forward_norm(x + self.feed_forward(x)))
 
 
@@ -57,8 +121,13 @@ class PreNormBlock(DecoderBlock):
     """
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, cache: Cache | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        kernel: AttentionKernel = sdpa_attention,
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C); mask and cache as in the attention."""
-        x = x + self.attention(self.attention_norm(x), mask=mask, cache=cache)
+        """(B, T, C) -> (B, T, C); the keywords are those of the attention."""
+        x = x + self.attention(self.attention_norm(x), mask=mask, cache=cache, kernel=kernel)
         return x + cast(Tensor, self.feed_forward(self.feed_forward_norm(x)))

@@ -15,18 +15,31 @@ class AttentionKernel(Protocol):
     """Computes attention of all heads: the part of it that back-ends replace."""
 
     def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, dropout: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None,
+        dropout: float,
+        layer_idx: int,
     ) -> Tensor:
         """Attend with query (B, H, T, D) to key and value (B, H, S, D).
 
         A `mask` of None means causal attention, the queries being the last T
-        of the S slots.
+        of the S slots. `layer_idx` says whose attention it is.
         """
         ...
 
 
 def sdpa_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None,
+    dropout: float,
+    layer_idx: int = 0,
 ) -> Tensor:
     """PyTorch's fused scaled dot-product attention, (B, H, T, D)."""
     query_length, key_length = query.shape[2], key.shape[2]
@@ -53,13 +66,10 @@ class MultiHeadAttention(nn.Module):
         output_dropout: probability in [0, 1) of dropping an output.
         layer_idx: which layer of the cache is this one's.
         bias: the projections have biases.
-        kernel: computes the heads; the attribute may be set later too.
 
     Reference: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762,
     section 3.2.2.
     """
-
-    kernel: AttentionKernel
 
     def __init__(
         self,
@@ -70,7 +80,6 @@ class MultiHeadAttention(nn.Module):
         output_dropout: float = 0.0,
         layer_idx: int = 0,
         bias: bool = True,
-        kernel: AttentionKernel = sdpa_attention,
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
@@ -79,13 +88,17 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = embed_dim // num_heads
         self.dropout = dropout
         self.layer_idx = layer_idx
-        self.kernel = kernel
         self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.output_dropout = nn.Dropout(output_dropout)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, cache: Cache | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        kernel: AttentionKernel = sdpa_attention,
     ) -> Tensor:
         """Attend from x (B, T, C) to itself and to what the cache holds.
 
@@ -94,6 +107,7 @@ class MultiHeadAttention(nn.Module):
             mask: boolean, broadcastable to (B, H, T, S), True = may attend;
                 None for causal attention (see `AttentionKernel`).
             cache: keys and values of the tokens before; those of x are added.
+            kernel: computes the heads; what it takes as a mask is its own affair.
 
         Returns:
             (B, T, C).
@@ -103,6 +117,8 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, D)
         dropout = self.dropout if self.training else 0.0
-        heads = self.kernel(query, key, value, mask=mask, dropout=dropout)  # (B, H, T, D)
+        heads = kernel(
+            query, key, value, mask=mask, dropout=dropout, layer_idx=self.layer_idx
+        )  # (B, H, T, D)
         output = self.out_proj(heads.transpose(1, 2).flatten(2))  # (B, T, C)
         return cast(Tensor, self.output_dropout(output))

@@ -57,7 +57,7 @@ def stream_text(
         if first_id is None:
             raise ValueError("the prompt is empty, and the tokenizer has no <eos> to begin after")
         ids = [first_id]
-    device = model.token_embeddings.weight.device
+    device = model.decoder.token_embeddings.weight.device
     input_ids = torch.tensor([ids], device=device)
     tokens = stream(model, input_ids, vocab_size=len(tokenizer), **options)
     return _until_stop(_decode(tokenizer, tokens), stops)

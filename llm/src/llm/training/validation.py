@@ -51,7 +51,7 @@ def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> Va
     Raises:
         ValueError: the dataset has no targets.
     """
-    device = model.token_embeddings.weight.device
+    device = model.decoder.token_embeddings.weight.device
     total_loss, num_targets = 0.0, 0
     with eval_mode(model):
         for start in range(0, len(dataset), batch_size):

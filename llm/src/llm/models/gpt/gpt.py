@@ -11,7 +11,7 @@ from llm.core.base_model import BaseModel
 from llm.core.decoder import PostNormBlock
 from llm.models.gpt.config import GPTConfig
 from llm.models.gpt.hf_format import GPT_FORMAT
-from llm.models.gpt.parts import gpt_parts, init_normal
+from llm.models.gpt.parts import gpt_decoder, init_normal
 
 
 class GPT(BaseModel):
@@ -30,5 +30,6 @@ class GPT(BaseModel):
 
     def __init__(self, config: GPTConfig | Mapping[str, Any]) -> None:
         config = GPTConfig.of(config)
-        super().__init__(config, **gpt_parts(config, PostNormBlock), final_norm=nn.Identity())
-        init_normal(self, config.initializer_range)
+        super().__init__(config, gpt_decoder(config, PostNormBlock, final_norm=nn.Identity()))
+
+    init_weights = staticmethod(init_normal)

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from llm.core.base_model import BaseModel
-from llm.core.decoder import PreNormBlock
+from llm.core.decoder import DecoderBlock, PreNormBlock
 from llm.models.gpt.config import GPT2Config
 from llm.models.gpt.hf_format import GPT2_FORMAT
-from llm.models.gpt.parts import gpt_parts, init_normal
+from llm.models.gpt.parts import gpt_decoder, init_normal
 
 
 class GPT2(BaseModel):
@@ -32,10 +32,14 @@ class GPT2(BaseModel):
     def __init__(self, config: GPT2Config | Mapping[str, Any]) -> None:
         config = GPT2Config.of(config)
         final_norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        super().__init__(config, **gpt_parts(config, PreNormBlock), final_norm=final_norm)
-        init_normal(self, config.initializer_range)
-        # 2 · num_layers projections add to the stream: each starts 1/√ of that
-        residual_std = config.initializer_range / math.sqrt(2 * config.num_layers)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("attention.out_proj.weight", "feed_forward.down_proj.weight")):
-                nn.init.normal_(parameter, std=residual_std)
+        super().__init__(config, gpt_decoder(config, PreNormBlock, final_norm))
+
+    @staticmethod
+    def init_weights(part: nn.Module, config: GPT2Config) -> None:
+        """As GPT, but for the projections that end in the residual stream."""
+        init_normal(part, config)
+        if isinstance(part, DecoderBlock):
+            # 2 · num_layers projections add to the stream: each starts 1/√ of that
+            std = config.initializer_range / math.sqrt(2 * config.num_layers)
+            for name in ("attention.out_proj.weight", "feed_forward.down_proj.weight"):
+                nn.init.normal_(part.get_parameter(name), std=std)

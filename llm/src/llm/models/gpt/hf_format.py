@@ -179,7 +179,7 @@ class GPTFormat:
         if unused:
             raise ValueError(f"{_some(sorted(unused))} not of this model")
         if config.tie_embeddings:
-            weights["lm_head.weight"] = weights["token_embeddings.weight"]
+            weights["lm_head.weight"] = weights["decoder.token_embeddings.weight"]
             head = hf_weights.get("lm_head.weight")
             if head is not None and not torch.equal(head, weights["lm_head.weight"]):
                 raise ValueError(
@@ -195,7 +195,8 @@ class GPTFormat:
             "position_embeddings": self.position_embeddings,
         }
         names = {
-            f"{ours}.weight": f"transformer.{theirs}.weight" for ours, theirs in modules.items()
+            f"decoder.{ours}.weight": f"transformer.{theirs}.weight"
+            for ours, theirs in modules.items()
         }
         modules = {} if self.final_norm is None else {"final_norm": self.final_norm}
         for i in range(config.num_layers):
@@ -203,7 +204,7 @@ class GPTFormat:
                 modules[f"blocks.{i}.{ours}"] = f"h.{i}.{theirs}"
         for ours, theirs in modules.items():
             for kind in ("weight", "bias"):
-                names[f"{ours}.{kind}"] = f"transformer.{theirs}.{kind}"
+                names[f"decoder.{ours}.{kind}"] = f"transformer.{theirs}.{kind}"
         if not config.tie_embeddings:
             names["lm_head.weight"] = "lm_head.weight"
         return names

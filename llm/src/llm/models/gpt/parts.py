@@ -1,13 +1,11 @@
-"""The parts that GPT and GPT-2 are both assembled from."""
+"""What GPT and GPT-2 are both assembled from."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import nn
 
 from llm.core.config import default
-from llm.core.decoder import DecoderBlock
+from llm.core.decoder import Decoder, DecoderBlock
 from llm.core.feed_forward import FeedForward
 from llm.core.multi_head_attention import MultiHeadAttention
 from llm.core.positional_embeddings import LearnedPositionalEmbeddings
@@ -15,22 +13,25 @@ from llm.core.token_embeddings import TokenEmbeddings
 from llm.models.gpt.config import GPTFamilyConfig
 
 
-def gpt_parts(config: GPTFamilyConfig, block_class: type[DecoderBlock]) -> dict[str, Any]:
-    """The keywords of `BaseModel`, without the final norm."""
-    return {
-        "token_embeddings": TokenEmbeddings(config.vocab_size, config.embed_dim),
-        "position_embeddings": LearnedPositionalEmbeddings(
+def gpt_decoder(
+    config: GPTFamilyConfig, block_class: type[DecoderBlock], final_norm: nn.Module
+) -> Decoder:
+    """Learned positions and alike blocks; their class decides where the norms stand."""
+    return Decoder(
+        token_embeddings=TokenEmbeddings(config.vocab_size, config.embed_dim),
+        position_embeddings=LearnedPositionalEmbeddings(
             config.max_position_embeddings, config.embed_dim
         ),
-        "embedding_dropout": default(config.embedding_dropout, config.dropout),
-        "blocks": [gpt_block(config, block_class, i) for i in range(config.num_layers)],
-    }
+        embedding_dropout=default(config.embedding_dropout, config.dropout),
+        blocks=[gpt_block(config, block_class, i) for i in range(config.num_layers)],
+        final_norm=final_norm,
+    )
 
 
 def gpt_block(
     config: GPTFamilyConfig, block_class: type[DecoderBlock], layer_idx: int
 ) -> DecoderBlock:
-    """One block; its class decides where the norms stand."""
+    """The block of a layer."""
     residual_dropout = default(config.residual_dropout, config.dropout)
     return block_class(
         attention=MultiHeadAttention(
@@ -51,10 +52,11 @@ def gpt_block(
     )
 
 
-def init_normal(module: nn.Module, std: float) -> None:
-    """N(0, std) for every matrix in `module`, zero for every bias of a projection."""
-    for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(part.weight, std=std)
-        if isinstance(part, nn.Linear) and part.bias is not None:
-            nn.init.zeros_(part.bias)
+def init_normal(part: nn.Module, config: GPTFamilyConfig) -> None:
+    """N(0, initializer_range) for a matrix, zero for a bias, one for the gain of a norm."""
+    if isinstance(part, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(part.weight, std=config.initializer_range)
+    if isinstance(part, nn.LayerNorm):
+        nn.init.ones_(part.weight)
+    if isinstance(part, (nn.Linear, nn.LayerNorm)) and part.bias is not None:
+        nn.init.zeros_(part.bias)
