@@ -9,13 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from experiments.shared.configs import GenerateScript, TrainScript, load_settings
+from experiments.shared.configs import (
+    GenerateScript,
+    HFTrainerScript,
+    SimpleHFScript,
+    TrainScript,
+    load_settings,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ["README.md", "README.ru.md"]
 SCRIPTS = {
     "experiments/llm_only/train_gpt_bpe.py": (TrainScript, "gpt_small.toml"),
     "experiments/llm_only/generate_gpt_bpe.py": (GenerateScript, "generate.toml"),
+    "experiments/hf_integration/simple_hf_training.py": (SimpleHFScript, "hf_simple.toml"),
+    "experiments/hf_integration/train_with_hf_trainer.py": (HFTrainerScript, "hf_trainer.toml"),
+    "experiments/hf_integration/generate_with_hf_tools.py": (GenerateScript, "hf_generate.toml"),
 }
 
 
@@ -25,7 +34,7 @@ def blocks(readme, language):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("readme", [*READMES, "llm/README.md"])
+@pytest.mark.parametrize("readme", [*READMES, "llm/README.md", "hf-proxy/README.md"])
 def test_the_python_blocks_run_one_after_the_other(readme, tmp_path):
     code = "\n".join(blocks(readme, "python"))
     assert code
@@ -78,7 +87,9 @@ def test_every_command_is_one_that_the_scripts_understand(readme):
     assert lines
     for line in lines:
         words = shlex.split(line)
-        if words[:3] == ["uv", "run", "python"]:
+        if words[3:] == ["experiments/hf_integration/test_hf_proxy.py"]:
+            assert (ROOT / words[3]).is_file()  # a test of its own, which takes no options
+        elif words[:3] == ["uv", "run", "python"]:
             script, default = SCRIPTS[words[3]]
             expected = pytest.raises(SystemExit) if "--help" in words else nullcontext()
             with expected:
@@ -93,7 +104,7 @@ def test_ci_runs_what_contributing_says():
             "black --check .",
             "ruff check .",
             "mypy",
-            "uv run pytest",
+            "pytest",
             "uv sync",
             "uv build",
         ):

@@ -8,12 +8,12 @@ uv run python experiments/llm_only/generate_gpt_bpe.py --interactive
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.shared.configs import CHECKPOINTS, GenerateScript, load_settings, relative
+from experiments.shared.configs import GenerateScript, load_settings, relative
 from experiments.shared.console import run_script
+from experiments.shared.runs import find_model, read_prompts
 
 if TYPE_CHECKING:
     from llm.core.base_model import BaseModel
@@ -36,7 +36,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 def main(arguments: list[str]) -> None:
     """Load a run and continue the prompts."""
     settings = load_settings(GenerateScript, "generate.toml", arguments, prog=SCRIPT)
-    folder = find_model(settings.run)
+    folder = find_model(settings.run, train_command=TRAIN_COMMAND)
     model, tokenizer = load(folder, settings.device)
     print(
         f"{relative(folder)}: {type(model).__name__}, {model.num_parameters():,} parameters",
@@ -48,41 +48,6 @@ def main(arguments: list[str]) -> None:
             compare(model, tokenizer, prompt, settings)
         else:
             show(model, tokenizer, prompt, settings.generation.options(), settings.seed)
-
-
-def find_model(run: str) -> Path:
-    """The model folder of a run: its `final/`, or the newest checkpoint.
-
-    Args:
-        run: a run's name or folder, or a model folder; empty for the newest
-            run that has a model.
-
-    Raises:
-        FileNotFoundError: there is no such run, or it has no model yet.
-    """
-    if run:
-        named = [folder for folder in (CHECKPOINTS / run, Path(run)) if folder.is_dir()]
-        if not named:
-            raise FileNotFoundError(
-                f"there is no run {run!r} in {relative(CHECKPOINTS)}; "
-                f"{TRAIN_COMMAND} --run NAME makes one"
-            )
-        runs = named[:1]
-    else:
-        files = sorted(CHECKPOINTS.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
-        if not files:
-            raise FileNotFoundError(f"there is no run yet; {TRAIN_COMMAND} makes one")
-        runs = [file.parent for file in reversed(files)]
-    for folder in runs:
-        # longer names are later steps
-        steps = sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))
-        for candidate in (folder, folder / "final", *reversed(steps)):
-            if (candidate / "config.json").is_file():
-                return candidate
-    raise FileNotFoundError(
-        f"{relative(runs[0])} holds no model: there is no config.json in it, its final/ or a "
-        f"step-…/; {TRAIN_COMMAND} makes a new run"
-    )
 
 
 def load(folder: Path, device: str) -> tuple[BaseModel, BPETokenizer]:
@@ -124,18 +89,6 @@ def compare(
         print(f"--- {name}")
         options = {"max_new_tokens": generation.max_new_tokens, "stop": generation.stop}
         show(model, tokenizer, prompt, {**options, **strategy}, settings.seed)
-
-
-def read_prompts() -> Iterator[str]:
-    """Lines that the user types, until an empty one or the end."""
-    print("Type the beginning of a text; an empty line ends.", file=sys.stderr)
-    while True:
-        print("> ", end="", file=sys.stderr, flush=True)
-        # without a standard input there are no prompts
-        line = sys.stdin.readline().rstrip("\r\n") if sys.stdin else ""
-        if not line:
-            return
-        yield line
 
 
 if __name__ == "__main__":

@@ -14,19 +14,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.shared.configs import (
-    CHECKPOINTS,
-    SPECIAL_TOKENS,
-    TrainScript,
-    load_settings,
-    relative,
-)
+from experiments.shared.configs import TrainScript, load_settings
 from experiments.shared.console import run_script, show_log
 from experiments.shared.data import BUILT_IN, fingerprint, read_documents, split_documents
+from experiments.shared.models import make_model, train_tokenizer
 from experiments.shared.plots import plot_losses
+from experiments.shared.runs import new_run_folder
 
 if TYPE_CHECKING:
-    from llm.core.base_model import BaseModel
     from llm.tokenizers import BPETokenizer
     from llm.training import TextDataset, Trainer, ValidationResult
 
@@ -43,7 +38,7 @@ def main(arguments: list[str]) -> None:
         by=settings.data.split,
         seed=settings.training.seed,
     )
-    run_folder = new_run_folder(settings)
+    run_folder = new_run_folder(settings.run, settings.model.model_type)
     source = ", ".join(settings.data.data) or BUILT_IN
     characters = [sum(map(len, texts)) for texts in (train_texts, validation_texts)]
     print(
@@ -62,7 +57,7 @@ def main(arguments: list[str]) -> None:
     train_dataset = make_dataset("training", train_texts, tokenizer, context)
     validation_dataset = make_dataset("validation", validation_texts, tokenizer, context)
     torch.manual_seed(settings.training.seed)
-    model = make_model(settings, tokenizer)
+    model = make_model(settings.model, tokenizer)
     show_log()
     trainer = Trainer(
         model,
@@ -89,34 +84,6 @@ def main(arguments: list[str]) -> None:
     what_next(run_folder)
 
 
-def new_run_folder(settings: TrainScript) -> Path:
-    """A new folder for the run, made before the work that it is for.
-
-    Raises:
-        FileExistsError: there is a run of that name.
-        OSError: it cannot be made.
-    """
-    name = settings.run or f"{settings.model.model_type}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = relative(CHECKPOINTS / name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
-    except OSError as error:
-        raise OSError(f"the run folder {folder} cannot be made: {error.strerror}") from None
-    if taken:
-        raise FileExistsError(f"{folder} exists already: choose another --run, or delete it")
-    return folder
-
-
-def train_tokenizer(texts: list[str], vocab_size: int) -> BPETokenizer:
-    """A byte-level BPE tokenizer of the training texts."""
-    from llm.tokenizers import BPETokenizer
-
-    tokenizer = BPETokenizer()
-    tokenizer.train(texts, vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS))
-    return tokenizer
-
-
 def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: int) -> TextDataset:
     """Blocks of the context's length that make every token a target once.
 
@@ -132,24 +99,6 @@ def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: 
             f"the {name} text is too short: {error}; give more text, or another "
             "--validation-fraction"
         ) from None
-
-
-def make_model(settings: TrainScript, tokenizer: BPETokenizer) -> BaseModel:
-    """A new model of the architecture asked for, with the tokenizer's vocabulary."""
-    from llm.models import ARCHITECTURES
-
-    fields = dict(vars(settings.model))
-    architecture = ARCHITECTURES[fields.pop("model_type")]
-    return architecture.model(
-        {
-            **fields,
-            "vocab_size": len(tokenizer),
-            # a document begins after the end of another, as in GPT-2
-            "bos_token_id": tokenizer.eos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        }
-    )
 
 
 def describe(

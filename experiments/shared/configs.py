@@ -93,6 +93,115 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HFDataSettings:
+    """Text and tokenizer.
+
+    Args:
+        data: Files, folders and globs of UTF-8 text; none for sentences in
+            English and Russian that come with the scripts.
+        dataset: Dataset of the HuggingFace hub, by its id, in place of data;
+            streamed, the one thing here that uses the network.
+        dataset_config: Its configuration, where it has several.
+        text_field: Its column of text.
+        max_documents: Texts to take from it.
+        vocab_size: Tokens of the vocabulary, at least 260.
+        validation_fraction: Share of the text that is not trained on.
+    """
+
+    data: tuple[str, ...]
+    dataset: str
+    dataset_config: str
+    text_field: str
+    max_documents: int
+    vocab_size: int
+    validation_fraction: float
+
+    def __post_init__(self) -> None:
+        check_texts("data", self.data)
+        if self.data and self.dataset:
+            raise ValueError("--data and --dataset exclude one another")
+        check_count("max_documents", self.max_documents)
+        check_count("vocab_size", self.vocab_size, minimum=256 + len(SPECIAL_TOKENS))
+        check_number(
+            "validation_fraction", self.validation_fraction, low=0, high=1, inclusive=False
+        )
+        if self.validation_fraction == 0:
+            raise ValueError("validation_fraction=0 leaves nothing to validate on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFTrainingSettings:
+    """What a loop around a HuggingFace model needs to know.
+
+    Args:
+        steps: Optimizer steps.
+        batch_size: Examples a forward.
+        learning_rate: At the top of the schedule.
+        weight_decay: Of every weight.
+        warmup_ratio: Share of the steps in which the learning rate rises.
+        max_grad_norm: Longer gradients are scaled down to it.
+        log_every: Steps from one line to the next.
+        seed: Of the weights, the order of the data and dropout.
+        device: "auto" takes CUDA, then MPS, then the CPU.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_ratio: float
+    max_grad_norm: float
+    log_every: int
+    seed: int
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every"):
+            check_count(name, getattr(self, name))
+        # numpy's generator, which the Trainer seeds too, takes no more
+        check_count("seed", self.seed, minimum=0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed} must be below 2^32")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
+        check_number("warmup_ratio", self.warmup_ratio, low=0, high=1, inclusive=True)
+        check_device(self.device)
+        if self.learning_rate == 0:
+            raise ValueError("learning_rate=0 would train nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFTrainerSettings(HFTrainingSettings):
+    """The same, and what transformers' Trainer can do besides.
+
+    Args:
+        accumulation_steps: Forwards an optimizer step.
+        validate_every: Steps from one validation to the next.
+        save_every: Steps from one checkpoint to the next.
+        keep_checkpoints: Newest checkpoints that are kept.
+        gradient_checkpointing: Compute activations twice, to keep fewer.
+        num_proc: Processes that encode the text.
+    """
+
+    accumulation_steps: int
+    validate_every: int
+    save_every: int
+    keep_checkpoints: int
+    gradient_checkpointing: bool
+    num_proc: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("accumulation_steps", "validate_every", "save_every", "keep_checkpoints"):
+            check_count(name, getattr(self, name))
+        check_count("num_proc", self.num_proc)
+        if not isinstance(self.gradient_checkpointing, bool):
+            raise ValueError(
+                f"gradient_checkpointing={self.gradient_checkpointing!r} must be true or false"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """The fields of `llm.training.TrainingConfig`.
 
@@ -214,6 +323,22 @@ class GenerationSettings:
             options["top_p"], options["min_p"] = self.top_p, self.min_p
         return options
 
+    def hf_options(self) -> dict[str, Any]:
+        """The keywords of transformers' `generate`; with a stop, it wants the tokenizer too."""
+        options: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": self.do_sample,
+            "repetition_penalty": self.repetition_penalty,
+        }
+        if self.do_sample:
+            options["temperature"] = self.temperature
+            # 0 and 1 are its names for "all"
+            options["top_k"], options["top_p"] = self.top_k, self.top_p
+            options["min_p"] = self.min_p or None
+        if self.stop:
+            options["stop_strings"] = list(self.stop)
+        return options
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainScript:
@@ -267,6 +392,44 @@ class GenerateScript:
         check_device(self.device)
         if not self.generation.prompt and not self.interactive:
             raise ValueError("there is nothing to continue: give --prompt or --interactive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleHFScript:
+    """Train a model of ours, wrapped for HuggingFace, in a loop of a few lines.
+
+    With --debug, a mistake is shown with its traceback.
+
+    Args:
+        config: TOML file that holds the defaults below.
+        run: Name of the run, a new folder of checkpoints/; empty for one with
+            the time.
+    """
+
+    config: Path
+    run: str
+    model: ModelSettings
+    data: HFDataSettings
+    training: HFTrainingSettings
+    generation: GenerationSettings
+
+    def __post_init__(self) -> None:
+        check_run_name(self.run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFTrainerScript(SimpleHFScript):
+    """Train a model of ours with transformers' Trainer.
+
+    With --debug, a mistake is shown with its traceback.
+
+    Args:
+        config: TOML file that holds the defaults below.
+        run: Name of the run, a new folder of checkpoints/; empty for one with
+            the time.
+    """
+
+    training: HFTrainerSettings
 
 
 def load_settings(

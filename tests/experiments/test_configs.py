@@ -11,7 +11,9 @@ from experiments.shared.configs import (
     CONFIGS,
     GenerateScript,
     GenerationSettings,
+    HFTrainerScript,
     ModelSettings,
+    SimpleHFScript,
     TrainingSettings,
     TrainScript,
     load_settings,
@@ -27,9 +29,18 @@ def fields(cls):
     return {field.name for field in dataclasses.fields(cls)}
 
 
+SCRIPTS = {
+    "gpt_small.toml": TrainScript,
+    "generate.toml": GenerateScript,
+    "hf_simple.toml": SimpleHFScript,
+    "hf_trainer.toml": HFTrainerScript,
+    "hf_generate.toml": GenerateScript,
+}
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_every_committed_config_is_valid(path):
-    script = GenerateScript if path.name == "generate.toml" else TrainScript
+    script = SCRIPTS[path.name]
     assert isinstance(read_config(path, script), script)
 
 
@@ -191,3 +202,36 @@ def test_help_and_mistakes_do_not_wait_for_torch(arguments):
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=root)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "a.txt", "--dataset", "b/c"], "--data and --dataset exclude one another"),
+        (["--max-documents", "0"], "max_documents=0"),
+        (["--seed", "4294967296"], "seed=4294967296"),
+        (["--steps", "0"], "steps=0"),
+        (["--learning-rate", "0"], "learning_rate=0"),
+        (["--warmup-ratio", "2"], "warmup_ratio=2"),
+        (["--save-every", "0"], "save_every=0"),
+        (["--num-proc", "0"], "num_proc=0"),
+        (["--validation-fraction", "0"], "validation_fraction=0"),
+        (["--vocab-size", "100"], "vocab_size=100"),
+    ],
+)
+def test_a_mistake_in_the_huggingface_scripts_is_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load(*arguments, script=HFTrainerScript, default="hf_trainer.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_transformers_is_told_what_the_settings_say():
+    options = load(
+        "--do-sample", "--top-k", "0", "--stop", ".", script=GenerateScript, default="generate.toml"
+    ).generation.hf_options()
+    # 0 is its name for "all": left out, it would take 50
+    assert options["top_k"] == 0
+    assert options["min_p"] is None
+    assert options["stop_strings"] == ["."]
+    greedy = load("--no-do-sample", script=GenerateScript, default="generate.toml").generation
+    assert not {"temperature", "top_k", "top_p", "min_p"} & set(greedy.hf_options())

@@ -385,3 +385,125 @@ def test_a_run_that_diverges_stops_with_one_line_and_keeps_its_checkpoint(corpus
     last = process.stderr.strip().splitlines()[-1]
     assert re.search(r"step \d+: loss .* the last good checkpoint is .*step-0000", last), last
     assert "Traceback" not in process.stderr
+
+
+HF_SIMPLE = "experiments/hf_integration/simple_hf_training.py"
+HF_TRAINER = "experiments/hf_integration/train_with_hf_trainer.py"
+HF_GENERATE = "experiments/hf_integration/generate_with_hf_tools.py"
+HF_TOUR = "experiments/hf_integration/test_hf_proxy.py"
+HF_SMALL = [*SMALL, "--vocab-size", "400", "--learning-rate", "1e-2"]
+
+
+@pytest.fixture(scope="module")
+def hf_run(tmp_path_factory):
+    """A run of the plain loop on the built-in sentences, and what it printed."""
+    checkpoints = tmp_path_factory.mktemp("hf-checkpoints")
+    options = ["--run", "simple", "--steps", "80", "--embed-dim", "48", "--batch-size", "16"]
+    return checkpoints, succeeded(run(HF_SIMPLE, *HF_SMALL, *options, checkpoints=checkpoints))
+
+
+def losses(output):
+    return [float(loss) for loss in re.findall(r"step +\d+ +loss (\d+\.\d+)", output)]
+
+
+def test_the_plain_loop_trains_and_leaves_what_a_stranger_opens(hf_run):
+    checkpoints, output = hf_run
+    first, *_, last = losses(output)
+    assert last < first / 2
+    assert re.search(r"greedy tokens equal +(\d+) of \1\b", output)
+    assert re.search(r"texts encoded alike +4 of 4", output)
+    assert output.count("\n  The cat") == output.count("\n  Кошка") == 1
+    assert "generate_with_hf_tools.py --run simple" in output
+    code = (
+        "import sys\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "ids = tokenizer('Кошка', return_tensors='pt')\n"
+        "ids = model.generate(**ids, max_new_tokens=8, do_sample=False)[0]\n"
+        "print(tokenizer.decode(ids, skip_special_tokens=True))\n"
+    )
+    stranger = subprocess.run(
+        [sys.executable, "-c", code, str(checkpoints / "simple" / "final")],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert f"\n  {stranger.stdout.strip()}\n" in output
+
+
+def test_the_run_is_continued_by_huggingfaces_tools(hf_run):
+    checkpoints, _ = hf_run
+    options = ["--max-new-tokens", "8", "--device", "cpu"]
+    output = succeeded(run(HF_GENERATE, "--compare", *options, checkpoints=checkpoints))
+    sections = dict(re.findall(r"--- (.*)\n(The cat.*)\n", output))
+    assert len(sections) == 8
+    assert sections["greedy"] == sections["prompt lookup, as greedy"]
+    assert output.count("--- greedy\n") == 2
+    asked = succeeded(
+        run(HF_GENERATE, "--interactive", *options, input="Собака\n\n", checkpoints=checkpoints)
+    )
+    assert asked.startswith("Собака")
+
+
+def test_huggingfaces_trainer_trains_and_its_checkpoints_load(corpus, tmp_path):
+    options = ["--steps", "12", "--log-every", "4", "--save-every", "6", "--validate-every", "6"]
+    process = run(
+        HF_TRAINER,
+        *("--run", "trainer", "--model", "gpt", "--data", str(corpus), *HF_SMALL, *options),
+        checkpoints=tmp_path,
+    )
+    output = succeeded(process)
+    first, last = re.search(r"Training loss (\S+) at first, (\S+) at last", output).groups()
+    assert float(last) < float(first)
+    assert "Validation loss" in output
+    assert "OpenAIGPTLMHeadModel" in output
+    assert (tmp_path / "trainer" / "checkpoint-12" / "model.safetensors").exists()
+    shutil.rmtree(tmp_path / "trainer" / "final")
+    generated = run(HF_GENERATE, "--prompt", "Line", "--max-new-tokens", "4", checkpoints=tmp_path)
+    assert succeeded(generated).startswith("Line")
+    assert "checkpoint-12" in generated.stderr
+
+
+def test_huggingfaces_tools_take_a_run_of_the_llm_scripts(trained):
+    checkpoints, _ = trained
+    options = ["--run", "first", "--prompt", "The cat", "--no-do-sample", "--max-new-tokens", "6"]
+    theirs = succeeded(run(HF_GENERATE, *options, checkpoints=checkpoints))
+    ours = succeeded(run(GENERATE, *options, checkpoints=checkpoints))
+    assert theirs == ours
+
+
+def test_the_tour_holds():
+    output = succeeded(run(HF_TOUR))
+    assert output.endswith("All of it holds.\n")
+    assert "GPT2LMHeadModel" in output
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (HF_GENERATE, [], r"no run yet; uv run python .*simple_hf_training\.py makes one"),
+        (HF_GENERATE, ["--run", "none"], "no run 'none'"),
+        (HF_SIMPLE, ["--data", "missing.txt"], r"missing\.txt does not exist"),
+        (HF_TRAINER, ["--steps", "many"], "many"),
+        (HF_TOUR, ["--fast"], "takes no arguments"),
+    ],
+)
+def test_a_mistake_in_a_huggingface_script_is_one_line(script, arguments, message, tmp_path):
+    failed(run(script, *arguments, checkpoints=tmp_path), message)
+
+
+def test_a_dataset_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    failed(run(HF_SIMPLE, "--dataset", "no/such", checkpoints=tmp_path), "--dataset no/such cannot")
+
+
+def test_a_dataset_on_disk_is_streamed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"body": f"Строка {i}: кошка."} for i in range(50)]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    options = ["--dataset", str(folder), "--steps", "2", "--prompt", "Строка", "--max-new-tokens"]
+    process = run(HF_SIMPLE, *HF_SMALL, *options, "4", "--text-field", "body", checkpoints=tmp_path)
+    assert "45 texts to train on, 5 not" in succeeded(process)
+    process = run(HF_SIMPLE, *options, "4", checkpoints=tmp_path)
+    failed(process, "no column 'text'; it has body")

@@ -8,11 +8,28 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from hf_proxy.hf_adapter import HFAdapter, HFAdapterModel
 from hf_proxy.hf_config import HFAdapterConfig
+from hf_proxy.hf_tokenizer import HFTokenizerAdapter, register_tokenizer
+from hf_proxy.hf_utils import (
+    ExportCertificate,
+    create_hf_pipeline,
+    export_native,
+    load_llm_model,
+)
 
-__all__ = ["HFAdapter", "HFAdapterConfig", "HFAdapterModel"]
+__all__ = [
+    "ExportCertificate",
+    "HFAdapter",
+    "HFAdapterConfig",
+    "HFAdapterModel",
+    "HFTokenizerAdapter",
+    "create_hf_pipeline",
+    "export_native",
+    "load_llm_model",
+]
 
 AutoConfig.register(HFAdapterConfig.model_type, HFAdapterConfig, exist_ok=True)
 AutoModel.register(HFAdapterConfig, HFAdapterModel, exist_ok=True)
 AutoModelForCausalLM.register(HFAdapterConfig, HFAdapter, exist_ok=True)
+register_tokenizer(HFAdapterConfig)
 # by this table the Trainer's label smoothing and the pipelines know a language model
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[HFAdapterConfig.model_type] = HFAdapter.__name__

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from hf_proxy._model_card import model_card
 from hf_proxy.hf_config import TOKEN_IDS, HFAdapterConfig
 from llm.core.attention_mask import position_ids_from_mask
 from llm.core.base_model import BaseModel, check_range
 from llm.core.multi_head_attention import AttentionKernel
 
 Module = TypeVar("Module", bound=nn.Module)
+
+CARD_FILE = "README.md"
 
 
 class AttentionWeights(nn.Identity):
@@ -46,6 +52,8 @@ class HFDecoderBlock(GradientCheckpointingLayer):
         self.block = block
         self.layer_idx = layer_idx
         self.attention_weights = AttentionWeights()
+        # of a model in eval mode it is, too
+        self.training = self.attention_weights.training = block.training
 
     def forward(self, x: Tensor, **options: Any) -> Tensor:
         """As the block's."""
@@ -110,6 +118,11 @@ class HFAdapterPreTrainedModel(PreTrainedModel):
         # transformers guards torch's functions, so that they leave loaded weights alone
         self.config.architecture.model.init_weights(module, _build_config(self.config))
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # of code that is not its own, transformers passes over a module without weights of its
+        # own, such as a block, for fear of functions that it does not guard
+        super()._initialize_weights(module)
+
     def get_input_embeddings(self) -> nn.Module:
         """Token embeddings, (B, T) -> (B, T, C)."""
         return cast(HFAdapterModel, self.base_model).decoder.token_embeddings
@@ -117,6 +130,23 @@ class HFAdapterPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put others in their place."""
         cast(HFAdapterModel, self.base_model).decoder.token_embeddings = cast(Any, value)
+
+    def get_decoder(self) -> nn.Module:
+        """The trunk, as of other models: not the decoder of ours, which takes no token ids."""
+        return self.base_model
+
+    def resize_token_embeddings(self, *args: Any, **options: Any) -> nn.Embedding:
+        """As of other models; a model of ours that shares the embeddings keeps its own."""
+        modules = [self.get_input_embeddings(), self.get_output_embeddings()]
+        before = [(part, part.weight, part.weight.data) for part in modules if part is not None]
+        super().resize_token_embeddings(*args, **options)
+        # transformers puts the new weights into the old parameters, which are shared
+        for part, shared, weights in before:
+            if shared.shape != weights.shape:
+                part.weight = nn.Parameter(shared.data, requires_grad=shared.requires_grad)
+                shared.data = weights
+        self.tie_weights()
+        return cast(nn.Embedding, self.get_input_embeddings())
 
 
 class HFAdapterModel(HFAdapterPreTrainedModel):
@@ -230,8 +260,8 @@ class HFAdapterModel(HFAdapterPreTrainedModel):
             raise ValueError(f"{error}: max_position_embeddings={longest}") from None
 
     def _wrap_blocks(self) -> None:
-        blocks = self.decoder.blocks
-        self.decoder.blocks = nn.ModuleList(HFDecoderBlock(b, i) for i, b in enumerate(blocks))
+        for i, block in enumerate(self.decoder.blocks):
+            self.decoder.blocks[i] = HFDecoderBlock(block, i)
 
 
 class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
@@ -294,8 +324,8 @@ class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
             model = self.config.architecture.model(config)  # type: ignore[call-arg]
         shared = _share(self)
         model.decoder, model.lm_head = shared.model.decoder, shared.lm_head
-        blocks = [cast(HFDecoderBlock, wrapped).block for wrapped in model.decoder.blocks]
-        model.decoder.blocks = nn.ModuleList(blocks)
+        for i, wrapped in enumerate(model.decoder.blocks):
+            model.decoder.blocks[i] = cast(HFDecoderBlock, wrapped).block
         model.training = self.training
         return model
 
@@ -334,7 +364,7 @@ class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        hidden_states = _positions_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.lm_head(hidden_states)
         loss = None
         if labels is not None:
@@ -347,17 +377,58 @@ class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def _validate_generated_length(
-        self, generation_config: GenerationConfig, input_ids_length: int, *args: Any
-    ) -> None:
-        super()._validate_generated_length(generation_config, input_ids_length, *args)  # type: ignore[misc]
-        longest = self.config.max_position_embeddings
-        if generation_config.max_length > longest:
-            raise ValueError(
-                f"a prompt of {input_ids_length} tokens, to be continued to "
-                f"{generation_config.max_length}, passes max_position_embeddings={longest}: ask "
-                f"for max_new_tokens={max(longest - input_ids_length, 0)} at most"
+    def push_to_hub(  # type: ignore[override]  # the base's is wrapped, and has another type
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
+    ) -> str:
+        """Upload the model to the HuggingFace hub, with a model card that says what it is.
+
+        A card that is there already stays. The arguments are those of
+        `transformers.PreTrainedModel.push_to_hub`.
+
+        Returns:
+            The address of the commit.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size or "50GB")
+            if not api.file_exists(repo_id, CARD_FILE, revision=revision):
+                model_card(self, repo_id, tags).save(Path(folder, CARD_FILE))
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
             )
+        return str(commit)
+
+    def _prepare_generated_length(self, *args: Any, **options: Any) -> GenerationConfig:
+        generation_config: GenerationConfig = super()._prepare_generated_length(  # type: ignore[misc]
+            *args, **options
+        )
+        prompt_length = options["inputs_tensor"].shape[1]
+        # max_length counts a prompt of ids, and not one of embeddings
+        new_tokens = generation_config.max_length - options["input_ids_length"]
+        longest = self.config.max_position_embeddings
+        if prompt_length + new_tokens > longest:
+            raise ValueError(
+                f"a prompt of {prompt_length} tokens, to be continued to "
+                f"{prompt_length + new_tokens}, passes max_position_embeddings={longest}: ask "
+                f"for max_new_tokens={max(longest - prompt_length, 0)} at most"
+            )
+        return generation_config
 
 
 def _build_config(config: HFAdapterConfig) -> Any:
@@ -381,3 +452,14 @@ def _positions(
     if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
         return position_ids_from_mask(attention_mask, query_length=query_length)
     return (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]
+
+
+def _positions_to_keep(hidden_states: Tensor, keep: int | Tensor) -> Tensor:
+    """The last `keep` positions (0 for all), or those that a tensor names, as in transformers."""
+    if isinstance(keep, int):
+        return hidden_states[:, -keep:]
+    if keep.dim() == 1:
+        return hidden_states[:, keep]
+    if keep.dtype == torch.bool:
+        return hidden_states[keep]
+    return hidden_states.take_along_dim(keep[..., None], dim=1)

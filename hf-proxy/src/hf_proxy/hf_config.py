@@ -25,6 +25,7 @@ class HFAdapterConfig(PreTrainedConfig):
     Args:
         llm_model_type: a key of `llm.models.ARCHITECTURES`.
         use_cache: `forward` makes a cache where it is not told.
+        auto_map: classes of the code that the folder carries, as transformers writes it.
     """
 
     model_type: ClassVar[str] = "llm"
@@ -49,6 +50,8 @@ class HFAdapterConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+    # declared, for TRL reads it from any class that is not transformers' own
+    auto_map: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_llm_config(cls, config: ModelConfig, **changes: Any) -> HFAdapterConfig:

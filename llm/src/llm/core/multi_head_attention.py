@@ -86,7 +86,8 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}")
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
-        self.dropout = dropout
+        # a module, though the kernel applies it: tools that switch dropout off look for these
+        self.attention_dropout = nn.Dropout(dropout)
         self.layer_idx = layer_idx
         self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
@@ -116,7 +117,7 @@ class MultiHeadAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 × (B, H, T, D)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, D)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.attention_dropout.p if self.training else 0.0
         heads = kernel(
             query, key, value, mask=mask, dropout=dropout, layer_idx=self.layer_idx
         )  # (B, H, T, D)

@@ -18,7 +18,8 @@ from llm.tokenizers._surrogates import is_unicode
 BYTE_LEVEL: Json = {
     "type": "ByteLevel",
     "add_prefix_space": False,
-    "trim_offsets": True,
+    # a token's offsets cover all of it, the space before a word too, as GPT-2's do
+    "trim_offsets": False,
     "use_regex": True,
 }
 _ADDED_TOKEN_FLAGS = ("special", "normalized", "lstrip", "rstrip")

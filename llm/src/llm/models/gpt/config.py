@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,7 +41,7 @@ class GPTFamilyConfig(ModelConfig):
         for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
-        check_number("norm_eps", self.norm_eps, low=0, high=1, inclusive=False)
+        check_number("norm_eps", self.norm_eps, low=0, high=math.inf, inclusive=False)
 
 
 @dataclass(frozen=True, kw_only=True)

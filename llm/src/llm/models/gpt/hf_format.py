@@ -143,10 +143,22 @@ class GPTFormat:
     def weights_to_hf(
         self, config: GPTFamilyConfig, weights: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """A state dict of ours under the names and layouts there, tied tensors once."""
-        return {
-            theirs: _oriented(theirs, weights[ours]) for ours, theirs in self._names(config).items()
-        }
+        """A state dict of ours under the names and layouts there, tied tensors once.
+
+        Raises:
+            ValueError: the class there has no place for a weight, or ties what
+                is not the same; it is named.
+        """
+        names = self._names(config)
+        others = set(weights) - set(names)
+        if config.tie_embeddings:
+            others -= {"lm_head.weight"}
+            _check_tied(weights["lm_head.weight"], weights["decoder.token_embeddings.weight"])
+        if others:
+            raise ValueError(
+                f"{self.architecture} cannot express the model: {_some(sorted(others))} not of it"
+            )
+        return {theirs: _oriented(theirs, weights[ours]) for ours, theirs in names.items()}
 
     def weights_from_hf(
         self, config: GPTFamilyConfig, hf_weights: Mapping[str, Tensor]
@@ -180,12 +192,8 @@ class GPTFormat:
             raise ValueError(f"{_some(sorted(unused))} not of this model")
         if config.tie_embeddings:
             weights["lm_head.weight"] = weights["decoder.token_embeddings.weight"]
-            head = hf_weights.get("lm_head.weight")
-            if head is not None and not torch.equal(head, weights["lm_head.weight"]):
-                raise ValueError(
-                    "lm_head.weight differs from the token embeddings, which tie_word_embeddings "
-                    "says are the same"
-                )
+            if "lm_head.weight" in hf_weights:
+                _check_tied(hf_weights["lm_head.weight"], weights["lm_head.weight"])
         return weights
 
     def _names(self, config: GPTFamilyConfig) -> dict[str, str]:
@@ -208,6 +216,13 @@ class GPTFormat:
         if not config.tie_embeddings:
             names["lm_head.weight"] = "lm_head.weight"
         return names
+
+
+def _check_tied(head: Tensor, embeddings: Tensor) -> None:
+    if head.data_ptr() != embeddings.data_ptr() and not torch.equal(head, embeddings):
+        raise ValueError(
+            "lm_head.weight differs from the token embeddings, and the configuration ties the two"
+        )
 
 
 def _oriented(theirs: str, weight: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Scripts that take a model of ours through HuggingFace's tools."""
