@@ -471,6 +471,51 @@ def test_huggingfaces_tools_take_a_run_of_the_llm_scripts(trained):
     assert theirs == ours
 
 
+def test_a_run_of_the_llm_scripts_goes_all_the_way_to_a_stranger(trained, corpus, tmp_path):
+    """Wrap, train further with HuggingFace's Trainer, a pipeline, an export, a stranger."""
+    import datasets
+    import transformers
+
+    from hf_proxy import (
+        HFAdapter,
+        HFTokenizerAdapter,
+        create_hf_pipeline,
+        export_native,
+        load_llm_model,
+    )
+
+    model, tokenizer = load_llm_model(trained[0] / "first" / "final")
+    hf_model, hf_tokenizer = HFAdapter.from_llm_model(model), HFTokenizerAdapter(tokenizer)
+    lines = (corpus / "русский.txt").read_text("utf-8").splitlines()
+    before = model.lm_head.weight.detach().clone()
+    transformers.Trainer(
+        model=hf_model,
+        args=transformers.TrainingArguments(
+            output_dir=str(tmp_path / "trainer"), max_steps=3, report_to="none", use_cpu=True
+        ),
+        train_dataset=datasets.Dataset.from_list([dict(hf_tokenizer(line)) for line in lines]),
+        data_collator=transformers.DataCollatorForLanguageModeling(hf_tokenizer, mlm=False),
+        processing_class=hf_tokenizer,
+    ).train()
+    assert not (model.lm_head.weight == before).all()
+    options = {"max_new_tokens": 8, "do_sample": False}
+    (result,) = create_hf_pipeline(hf_model, hf_tokenizer)("Строка", **options)
+    certificate = export_native(hf_model, tmp_path / "native", hf_tokenizer)
+    assert certificate.greedy_tokens_equal == certificate.greedy_tokens > 0
+    code = (
+        "import sys\nfrom transformers import pipeline\n"
+        "pipe = pipeline('text-generation', sys.argv[1])\n"
+        "result = pipe('Строка', max_new_tokens=8, do_sample=False)[0]['generated_text']\n"
+        "assert not {'llm', 'hf_proxy'} & set(sys.modules)\n"
+        "sys.stdout.buffer.write(result.encode('utf-8'))\n"
+    )
+    stranger = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "native")], capture_output=True, cwd=tmp_path
+    )
+    assert stranger.returncode == 0, stranger.stderr
+    assert stranger.stdout.decode("utf-8") == result["generated_text"]
+
+
 def test_the_tour_holds():
     output = succeeded(run(HF_TOUR))
     assert output.endswith("All of it holds.\n")

@@ -1,7 +1,4 @@
-"""What a HuggingFace model is used with: PEFT, TRL, accelerate, lm-eval.
-
-They are the optional dependency group `integrations`; tests of what is not installed are skipped.
-"""
+"""What a HuggingFace model is used with: the real PEFT, TRL, Accelerate and lm-eval."""
 
 import json
 import math
@@ -9,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorWithFlattening,
@@ -41,7 +39,9 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def peft():
-    return pytest.importorskip("peft")
+    import peft
+
+    return peft
 
 
 @pytest.fixture(scope="module")
@@ -689,7 +689,9 @@ class TestPromptLearning:
 
 @pytest.fixture(scope="module")
 def trl():
-    return pytest.importorskip("trl")
+    import trl
+
+    return trl
 
 
 @torch.no_grad()
@@ -728,7 +730,7 @@ def run_trainer(trainer):
 
 
 def dataset_of(rows):
-    return pytest.importorskip("datasets").Dataset.from_list(rows)
+    return Dataset.from_list(rows)
 
 
 SHORT_TEXTS = [text.split(",")[0] for text in TEXTS]
@@ -1006,7 +1008,7 @@ class TestGRPO:
 
 @pytest.fixture
 def accelerate():
-    library = pytest.importorskip("accelerate")
+    import accelerate as library
     from accelerate.state import AcceleratorState, GradientState
 
     def forget():
@@ -1136,7 +1138,9 @@ class TestAccelerate:
 
 @pytest.fixture(scope="module")
 def lm_eval():
-    return pytest.importorskip("lm_eval")
+    import lm_eval
+
+    return lm_eval
 
 
 def requests(kind, arguments):
