@@ -9,18 +9,12 @@ opens without this project.
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.shared.configs import (
-    GenerationSettings,
-    HFTrainingSettings,
-    SimpleHFScript,
-    load_settings,
-)
+from experiments.shared.configs import HFTrainingSettings, SimpleHFScript, load_settings
 from experiments.shared.console import run_script
 from experiments.shared.hf_data import encode, read_texts
+from experiments.shared.hf_results import check_prompts, save, show, what_next
 from experiments.shared.models import make_model, train_tokenizer
 from experiments.shared.runs import new_run_folder
 
@@ -47,6 +41,7 @@ def main(arguments: list[str]) -> None:
 
     device = choose_device(settings.training.device)
     tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
+    check_prompts(settings, tokenizer)
     torch.manual_seed(settings.training.seed)
     model = make_model(settings.model, tokenizer).to(device)
     context = settings.model.max_position_embeddings
@@ -126,40 +121,6 @@ def evaluate(
             total += model(**batch).loss.item() * count
             targets += count
     return total / targets
-
-
-def save(
-    model: HFAdapter, tokenizer: HFTokenizerAdapter, run_folder: Path, settings: SimpleHFScript
-) -> None:
-    """Leave the model in final/, as transformers' own class has it, with the proof."""
-    from transformers.utils import logging
-
-    from hf_proxy import export_native
-    from llm.core.model_folder import write_json
-
-    logging.disable_progress_bar()
-    print(export_native(model.eval(), run_folder / "final", tokenizer))
-    fields = dataclasses.asdict(settings)
-    write_json(run_folder / "run.json", {**fields, "config": str(settings.config)})
-
-
-def show(model: HFAdapter, tokenizer: HFTokenizerAdapter, settings: GenerationSettings) -> None:
-    """Continue the prompts with HuggingFace's own `generate`."""
-    print()
-    for prompt in settings.prompt:
-        inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-        generated = model.generate(**inputs, **settings.hf_options(), tokenizer=tokenizer)
-        print(f"  {tokenizer.decode(generated[0], skip_special_tokens=True)}")
-
-
-def what_next(run_folder: Path) -> None:
-    """Print what to try with the trained model."""
-    script = "uv run python experiments/hf_integration/generate_with_hf_tools.py"
-    print(f"""
-The run is in {run_folder}: final/ (model and tokenizer), run.json
-Try next:
-  {script} --run {run_folder.name} --compare
-  {script} --run {run_folder.name} --interactive""")
 
 
 if __name__ == "__main__":

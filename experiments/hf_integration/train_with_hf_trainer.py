@@ -14,10 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.hf_integration.simple_hf_training import save, show, what_next
 from experiments.shared.configs import HFTrainerScript, HFTrainerSettings, load_settings
 from experiments.shared.console import run_script
 from experiments.shared.hf_data import encode, read_texts
+from experiments.shared.hf_results import check_prompts, save, show, what_next
 from experiments.shared.models import make_model, train_tokenizer
 from experiments.shared.runs import new_run_folder
 
@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> None:
 
     device = choose_device(settings.training.device)
     tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
+    check_prompts(settings, tokenizer)
     set_seed(settings.training.seed)
     model = make_model(settings.model, tokenizer)
     context = settings.model.max_position_embeddings

@@ -195,6 +195,10 @@ class HFTrainerSettings(HFTrainingSettings):
         for name in ("accumulation_steps", "validate_every", "save_every", "keep_checkpoints"):
             check_count(name, getattr(self, name))
         check_count("num_proc", self.num_proc)
+        if ":" in self.device:
+            raise ValueError(
+                f"device={self.device!r}: the Trainer takes the first; set CUDA_VISIBLE_DEVICES"
+            )
         if not isinstance(self.gradient_checkpointing, bool):
             raise ValueError(
                 f"gradient_checkpointing={self.gradient_checkpointing!r} must be true or false"
@@ -415,6 +419,11 @@ class SimpleHFScript:
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
+        if self.generation.max_new_tokens >= self.model.max_position_embeddings:
+            raise ValueError(
+                f"max_new_tokens={self.generation.max_new_tokens} leaves no room for a prompt in "
+                f"max_position_embeddings={self.model.max_position_embeddings}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

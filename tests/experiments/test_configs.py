@@ -217,6 +217,8 @@ def test_help_and_mistakes_do_not_wait_for_torch(arguments):
         (["--num-proc", "0"], "num_proc=0"),
         (["--validation-fraction", "0"], "validation_fraction=0"),
         (["--vocab-size", "100"], "vocab_size=100"),
+        (["--max-new-tokens", "64"], "max_new_tokens=64 leaves no room for a prompt"),
+        (["--device", "cuda:1"], "device='cuda:1'.*CUDA_VISIBLE_DEVICES"),
     ],
 )
 def test_a_mistake_in_the_huggingface_scripts_is_one_line(arguments, message):

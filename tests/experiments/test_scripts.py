@@ -536,6 +536,14 @@ def test_a_mistake_in_a_huggingface_script_is_one_line(script, arguments, messag
     failed(run(script, *arguments, checkpoints=tmp_path), message)
 
 
+def test_a_prompt_that_cannot_be_continued_is_refused_before_the_training(tmp_path):
+    for prompt, message in {"": "has 0 tokens", "cat " * 200: "tokens: 1 to 34 fit"}.items():
+        process = run(HF_SIMPLE, "--prompt", prompt, checkpoints=tmp_path)
+        assert process.returncode == 1
+        assert "step" not in process.stdout
+        assert re.search(rf"error: the prompt .*{message}", process.stderr)
+
+
 def test_a_dataset_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     failed(run(HF_SIMPLE, "--dataset", "no/such", checkpoints=tmp_path), "--dataset no/such cannot")

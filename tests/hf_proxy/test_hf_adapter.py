@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     DynamicCache,
+    GPT2LMHeadModel,
     PreTrainedModel,
     StaticCache,
 )
@@ -181,6 +182,8 @@ class TestWrap:
         model.config = unknown.from_dict(model.config.to_dict())
         with pytest.raises(ValueError, match=r"'nothing'.*gpt2"):
             HFAdapter.from_llm_model(model)
+        with pytest.raises(ValueError, match=r"'nothing'.*gpt2"):
+            HFAdapterConfig.from_llm_config(model.config)
         with pytest.raises(ValueError, match=r"'nothing'.*gpt2"):
             HFAdapter(HFAdapterConfig(llm_model_type="nothing"))
 
@@ -796,3 +799,53 @@ class TestConfig:
         assert model.config == self.llm_config(model_type)
         assert model.decoder.blocks[0].feed_forward.up_proj.weight.shape == (36, 32)
         assert len(model.decoder.blocks) == 5
+
+
+@pytest.mark.parametrize("length", [8, 16])
+def test_a_mask_over_all_of_a_static_cache_counts_as_one_of_the_tokens(make_adapter, length):
+    adapter = make_adapter("gpt2")
+    ids = torch.randint(1, 40, (2, 8), generator=torch.Generator().manual_seed(0))
+    expected = adapter(ids, use_cache=False).logits[:, 5:]
+    cache = StaticCache(config=adapter.config, max_cache_len=16)
+    adapter(ids[:, :5], past_key_values=cache, use_cache=True)
+    mask = (torch.arange(length) < 8).long().expand(2, -1)
+    logits = adapter(ids[:, 5:], attention_mask=mask, past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_a_mask_of_the_new_tokens_alone_is_an_error_with_the_numbers(make_adapter):
+    adapter = make_adapter("gpt2")
+    ids = torch.randint(1, 40, (2, 8), generator=torch.Generator().manual_seed(0))
+    cache = adapter(ids[:, :5], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="mask of 3 tokens must cover the 5 cached ones"):
+        adapter(ids[:, 5:], attention_mask=torch.ones(2, 3).long(), past_key_values=cache)
+
+
+def test_flash_attention_is_told_what_the_stock_model_tells_it(make_adapter, monkeypatch, tmp_path):
+    """The kernel needs a GPU: what it is called with is compared, for packed sequences."""
+    calls = []
+
+    def spy(query, key, value, attention_mask, **options):
+        calls.append((query.shape, attention_mask, options))
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr("transformers.integrations.flash_attention._flash_attention_forward", spy)
+    adapter = make_adapter("gpt2").to(torch.bfloat16)
+    adapter.to_llm_model().save_pretrained(tmp_path)
+    stock = GPT2LMHeadModel.from_pretrained(tmp_path)
+    ids, positions = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.tensor([[0, 1, 2, 0, 1, 2]])
+    for model in (adapter, stock):
+        # set where a missing kernel is not looked for
+        model.config._attn_implementation_internal = "flash_attention_2"
+        model(ids, position_ids=positions, use_cache=False)
+    ours, theirs = calls[: len(calls) // 2], calls[len(calls) // 2 :]
+    assert len(ours) == len(theirs) == adapter.config.num_hidden_layers
+    for (shape, mask, options), (their_shape, their_mask, their_options) in zip(
+        ours, theirs, strict=True
+    ):
+        assert shape == their_shape
+        assert mask is their_mask is None
+        assert torch.equal(options["position_ids"], positions)
+        assert torch.equal(their_options["position_ids"], positions)
+        for name in ("is_causal", "dropout", "softmax_scale"):
+            assert options[name] == their_options[name], name

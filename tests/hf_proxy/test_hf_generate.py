@@ -482,6 +482,7 @@ class TestCompiled:
         )  # fmt: skip
         assert actual.tolist() == expected.tolist()
         assert hasattr(adapter, "_compiled_call")
+        assert adapter._can_compile_fullgraph
 
 
 class Recorder(BaseStreamer):

@@ -189,7 +189,10 @@ class TestTrainer:
     def test_predicts_the_logits(self, make_adapter, make_trainer, dataset, model_type):
         adapter = make_adapter(model_type)
         rows = [dataset[0], dataset[0]]
-        prediction = make_trainer(adapter).predict(rows)
+        trainer = make_trainer(adapter)
+        # which the Trainer has turned off
+        adapter.config.use_cache = True
+        prediction = trainer.predict(rows)
         # logits alone, with no cache beside them
         assert prediction.predictions.shape == (2, 5, 67)
         with torch.no_grad():

@@ -350,3 +350,45 @@ print(json.dumps(model(torch.tensor({PROMPT.tolist()})).logits.tolist()))
         config_class._auto_class = HFAdapter._auto_class = None
     logits = torch.tensor(run_alone(code))
     torch.testing.assert_close(logits, adapter(PROMPT).logits)
+
+
+def test_an_adapter_folder_that_is_not_whole_is_an_error(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    HFAdapter.from_llm_model(model).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    lost = "model.decoder.blocks.1.block.attention.out_proj.weight"
+    del weights[lost]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=re.escape(lost)):
+        load_llm_model(tmp_path)
+
+
+def test_a_tokenizer_of_another_kind_is_not_passed_over(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "llm_tokenizer").write_text("{}", "utf-8")
+    with pytest.raises(ValueError, match="no BPETokenizer"):
+        load_llm_model(tmp_path)
+    assert load_llm_model(tmp_path, with_tokenizer=False)[0].config == model.config
+
+
+def test_an_export_replaces_the_chat_template_and_refuses_several(model, tokenizer, tmp_path):
+    export_native(model, tmp_path, HFTokenizerAdapter(tokenizer, chat_template="old"))
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == "old"
+    export_native(model, tmp_path, tokenizer)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template is None
+    several = HFTokenizerAdapter(tokenizer)
+    several.chat_template = {"default": "a", "tool_use": "b"}
+    with pytest.raises(ValueError, match="chat_template"):
+        export_native(model, tmp_path / "other", several)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_a_tool_hangs_on_the_adapter_does_not_stop_the_way_back(model):
+    import threading
+
+    adapter = HFAdapter.from_llm_model(model)
+    adapter.lock = threading.Lock()
+    back = adapter.to_llm_model()
+    assert back.lm_head.weight is model.lm_head.weight is back.decoder.token_embeddings.weight

@@ -43,13 +43,15 @@ class HFDecoderBlock(GradientCheckpointingLayer):
     Args:
         block: of a `Decoder`.
         layer_idx: its place there.
+        config: of the model, from which some back-ends read which one they are.
     """
 
     is_causal = True
 
-    def __init__(self, block: nn.Module, layer_idx: int) -> None:
+    def __init__(self, block: nn.Module, layer_idx: int, config: HFAdapterConfig) -> None:
         super().__init__()
         self.block = block
+        self.config = config
         self.layer_idx = layer_idx
         self.attention_weights = AttentionWeights()
         # of a model in eval mode it is, too
@@ -219,7 +221,8 @@ class HFAdapterModel(HFAdapterPreTrainedModel):
             position_ids=position_ids,
             mask=mask,
             cache=past_key_values,
-            kernel=self._attention_kernel(kwargs),
+            # by the positions FlashAttention knows packed sequences apart
+            kernel=self._attention_kernel({**kwargs, "position_ids": position_ids}),
         )
         return BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
@@ -261,7 +264,7 @@ class HFAdapterModel(HFAdapterPreTrainedModel):
 
     def _wrap_blocks(self) -> None:
         for i, block in enumerate(self.decoder.blocks):
-            self.decoder.blocks[i] = HFDecoderBlock(block, i)
+            self.decoder.blocks[i] = HFDecoderBlock(block, i, self.config)
 
 
 class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
@@ -289,7 +292,7 @@ class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
 
         What trains one trains the other. The modules are the adapter's own:
         what is done to them there (adapters, other embeddings) is not done to
-        the model.
+        the model. They are copies of the model's as they are, hooks included.
 
         Args:
             model: any model of ours; its dtype, device and train or eval mode are kept.
@@ -322,8 +325,7 @@ class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
         config = self.config.to_llm_config()
         with torch.device("meta"):
             model = self.config.architecture.model(config)  # type: ignore[call-arg]
-        shared = _share(self)
-        model.decoder, model.lm_head = shared.model.decoder, shared.lm_head
+        model.decoder, model.lm_head = _share(self.model.decoder), _share(self.lm_head)
         for i, wrapped in enumerate(model.decoder.blocks):
             model.decoder.blocks[i] = cast(HFDecoderBlock, wrapped).block
         model.training = self.training
@@ -423,10 +425,11 @@ class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
         new_tokens = generation_config.max_length - options["input_ids_length"]
         longest = self.config.max_position_embeddings
         if prompt_length + new_tokens > longest:
+            room = longest - prompt_length
             raise ValueError(
                 f"a prompt of {prompt_length} tokens, to be continued to "
-                f"{prompt_length + new_tokens}, passes max_position_embeddings={longest}: ask "
-                f"for max_new_tokens={max(longest - prompt_length, 0)} at most"
+                f"{prompt_length + new_tokens}, passes max_position_embeddings={longest}: "
+                + (f"ask for max_new_tokens={room} at most" if room > 0 else "shorten it")
             )
         return generation_config
 
@@ -449,9 +452,18 @@ def _positions(
     """Positions counted over the real tokens, (B, T) or (1, T)."""
     query_length = inputs_embeds.shape[1]
     past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
-        return position_ids_from_mask(attention_mask, query_length=query_length)
-    return (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]
+    slots = torch.arange(query_length, device=inputs_embeds.device) + past_length
+    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+        return slots[None]
+    mask_length = attention_mask.shape[1]
+    # a static cache keeps its length in a tensor, which would have to be waited for
+    if isinstance(past_length, int) and mask_length < past_length + query_length:
+        raise ValueError(
+            f"attention_mask of {mask_length} tokens must cover the {past_length} cached ones and "
+            f"these {query_length}"
+        )
+    # the mask may reach over the empty slots of a static cache
+    return position_ids_from_mask(attention_mask, query_length=mask_length).index_select(1, slots)
 
 
 def _positions_to_keep(hidden_states: Tensor, keep: int | Tensor) -> Tensor:

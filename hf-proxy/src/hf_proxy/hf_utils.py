@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_proxy._python_tokenizer import HFPythonTokenizerAdapter
 from hf_proxy.hf_adapter import HFAdapter
 from hf_proxy.hf_config import HFAdapterConfig
 from hf_proxy.hf_tokenizer import HFTokenizerAdapter
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # weights that are pickled are not among them
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt"]
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 # what the published text-generation pipeline continues by, where a context has room for it
 PIPELINE_TOKENS = 256
 # fp32 logits of two correct implementations differ by less, relative to the largest
@@ -48,18 +49,19 @@ CERTIFICATE_TEXTS = (
 
 
 def create_hf_pipeline(
-    model: BaseModel | PreTrainedModel,
+    model: BaseModel | HFAdapter,
     tokenizer: BaseTokenizer | PreTrainedTokenizerBase,
     task: str = "text-generation",
     **options: Any,
 ) -> Pipeline:
     """A transformers pipeline of a model and tokenizer of ours, or wrapped already.
 
-    The model runs in eval mode, on the device where it is. Where `options` name
-    no length, the continuation has at most 256 tokens, and half the context.
+    The model stays on its device; a transformers model is put into eval mode.
+    Where `options` name no length, the continuation has at most 256 tokens, and
+    half the context.
 
     Args:
-        model: a model of ours, or a transformers model.
+        model: a model of ours, wrapped or not.
         tokenizer: a tokenizer of ours, or one of transformers'.
         task: as in `transformers.pipeline`.
         options: for `transformers.pipeline`, and for `generate`.
@@ -71,7 +73,9 @@ def create_hf_pipeline(
         tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=longest)
     if not {"max_new_tokens", "max_length", "generation_config"} & set(options):
         options["max_new_tokens"] = max(min(PIPELINE_TOKENS, longest // 2), 1)
-    options.setdefault("device", model.device)
+    # one that is spread over devices stays where it is
+    if getattr(model, "hf_device_map", None) is None:
+        options.setdefault("device", model.device)
     # imported here, for it loads the pipelines of images and sounds as well
     from transformers import pipeline
 
@@ -98,13 +102,24 @@ def load_llm_model(
     Raises:
         FileNotFoundError: there is no such folder, and it cannot be an id.
         ValueError: a file is damaged, or ours cannot express the model or the
-            tokenizer; what it is, is named.
+            tokenizer (several end tokens, say); what it is, is named.
     """
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(str(source))
+    model: BaseModel
     if read_hf_config(folder)["model_type"] == HFAdapterConfig.model_type:
-        model = HFAdapter.from_pretrained(folder).to_llm_model()
+        # with the option, it returns two things
+        load: Callable[..., Any] = HFAdapter.from_pretrained
+        adapter, info = load(folder, output_loading_info=True)
+        # transformers begins anew what it does not find, and only warns
+        wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+        if wrong:
+            raise ValueError(
+                f"{folder} is not whole, or of another model: {', '.join(wrong[:3])} "
+                "missing or not of it"
+            )
+        model = adapter.to_llm_model()
     else:
         model = load_pretrained(folder)
     return model, _load_tokenizer(folder) if with_tokenizer else None
@@ -178,14 +193,17 @@ def export_native(
         tokenizer = tokenizer.to_llm_tokenizer()
     if tokenizer is not None and not isinstance(tokenizer, BPETokenizer):
         raise TypeError(f"expected a BPETokenizer, wrapped or not: {type(tokenizer).__name__}")
+    if not isinstance(chat_template, str | None):
+        raise ValueError("chat_template is a mapping of several; an export has one")
     model.save_pretrained(folder)
     if generation_config is not None:
         generation_config.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save(folder)
+        template_file = folder / CHAT_TEMPLATE_FILE
+        template_file.unlink(missing_ok=True)
         if chat_template is not None:
-            # a name of its own and a file of its own: what transformers reads first
-            (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+            template_file.write_text(chat_template, encoding="utf-8")
     certificate = _certify(model, folder, tokenizer)
     allowed = LOGIT_TOLERANCE * max(certificate.largest_logit, 1.0)
     if certificate.largest_logit_difference > allowed or (
@@ -198,7 +216,7 @@ def export_native(
 @torch.no_grad()
 def _certify(model: BaseModel, folder: Path, tokenizer: BPETokenizer | None) -> ExportCertificate:
     native = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ours = copy.deepcopy(model).to("cpu", torch.float32)
+    ours = _on_cpu(model)
     longest = model.config.max_position_embeddings
     generator = torch.Generator().manual_seed(0)
     shape = (4, min(longest, 64))
@@ -220,6 +238,15 @@ def _certify(model: BaseModel, folder: Path, tokenizer: BPETokenizer | None) -> 
         texts=0 if tokenizer is None else len(CERTIFICATE_TEXTS),
         texts_equal=0 if tokenizer is None else _texts_equal(folder, tokenizer),
     )
+
+
+def _on_cpu(model: BaseModel) -> BaseModel:
+    """A copy in fp32, made without a second one where the model is."""
+    with torch.device("meta"):
+        twin = type(model)(model.config)  # type: ignore[call-arg]
+    weights = {name: w.to("cpu", torch.float32) for name, w in model.state_dict().items()}
+    twin.load_state_dict(weights, assign=True)
+    return twin
 
 
 def _texts_equal(folder: Path, tokenizer: BPETokenizer) -> int:
@@ -251,6 +278,11 @@ def _download(source: str) -> Path:
 def _load_tokenizer(folder: Path) -> BPETokenizer | None:
     if (folder / "tokenizer.json").exists():
         return BPETokenizer.load(folder)
+    if HFPythonTokenizerAdapter.is_saved_in(folder):
+        raise ValueError(
+            f"the tokenizer in {folder} is no BPETokenizer: HFTokenizerAdapter.from_pretrained "
+            "reads it, and with_tokenizer=False the model alone"
+        )
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return BPETokenizer.from_gpt2_files(folder / "vocab.json", folder / "merges.txt")
     return None

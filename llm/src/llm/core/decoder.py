@@ -60,7 +60,8 @@ class Decoder(nn.Module):
         Returns:
             (B, T, C).
         """
-        x = embeddings + self.position_embeddings(position_ids)
+        # tools that spread a model over devices may part the two
+        x = embeddings + self.position_embeddings(position_ids).to(embeddings.device)
         x = self.embedding_dropout(x)
         for block in self.blocks:
             x = block(x, mask=mask, cache=cache, kernel=kernel)
