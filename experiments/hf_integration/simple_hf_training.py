@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> None:
     context = settings.model.max_position_embeddings
 
     hf_model = HFAdapter.from_llm_model(model)
-    hf_tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=context)
+    # as the model has it: a text begins after the end of another
+    bos_token = tokenizer.eos_token
+    hf_tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=context, bos_token=bos_token)
 
     print(f"Model: {settings.model.model_type}, {model.num_parameters():,} parameters, on {device}")
     train(hf_model, hf_tokenizer, encode(train_texts, hf_tokenizer, context), settings.training)

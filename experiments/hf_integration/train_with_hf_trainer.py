@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> None:
     context = settings.model.max_position_embeddings
 
     hf_model = HFAdapter.from_llm_model(model)
-    hf_tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=context)
+    # as the model has it: a text begins after the end of another
+    bos_token = tokenizer.eos_token
+    hf_tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=context, bos_token=bos_token)
     num_proc = settings.training.num_proc
     trainer = Trainer(
         model=hf_model,

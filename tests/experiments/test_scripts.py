@@ -353,7 +353,9 @@ def test_a_tokenizer_of_another_model_and_numbers_gone_wrong_are_one_line(traine
     weights = safetensors.torch.load_file(final / "model.safetensors")
     hurt = {**weights, "transformer.h.0.ln_1.weight": weights["transformer.h.0.ln_1.weight"] / 0}
     safetensors.torch.save_file(hurt, final / "model.safetensors")
-    failed(run(GENERATE, "--run", "mixed", checkpoints=tmp_path), "damaged: decoder.blocks.0.attention")
+    failed(
+        run(GENERATE, "--run", "mixed", checkpoints=tmp_path), "damaged: decoder.blocks.0.attention"
+    )
     config = json.loads((final / "config.json").read_text())
     smaller = {**config, "vocab_size": 200, "eos_token_id": 3, "bos_token_id": 3}
     (final / "config.json").write_text(json.dumps(smaller))

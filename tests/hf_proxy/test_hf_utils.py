@@ -1,6 +1,7 @@
 """Pipelines, exports with their certificate, arrivals, and the model card."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -392,3 +393,33 @@ def test_what_a_tool_hangs_on_the_adapter_does_not_stop_the_way_back(model):
     adapter.lock = threading.Lock()
     back = adapter.to_llm_model()
     assert back.lm_head.weight is model.lm_head.weight is back.decoder.token_embeddings.weight
+
+
+def test_a_model_of_nan_gets_no_certificate(model, tmp_path):
+    with torch.no_grad():
+        model.decoder.token_embeddings.weight[3] = math.nan
+    with pytest.raises(ValueError, match="not the model that was exported"):
+        export_native(model, tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model, tokenizer, tmp_path):
+    larger = HFTokenizerAdapter(tokenizer)
+    larger.add_special_tokens({"extra_special_tokens": ["<|im_start|>"]})
+    with pytest.raises(ValueError, match=f"{len(tokenizer) + 1} tokens and the model"):
+        export_native(model, tmp_path / "out", larger)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="resize_token_embeddings"):
+        create_hf_pipeline(model, larger)
+
+
+def test_an_export_that_fails_leaves_the_one_before_whole(model, tokenizer, tmp_path):
+    folder = tmp_path / "out"
+    export_native(model, folder, tokenizer)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    broken = make(model.config.model_type, tokenizer, num_layers=1)
+    with torch.no_grad():
+        broken.lm_head.weight[0] = math.inf
+    with pytest.raises(ValueError, match="not the model"):
+        export_native(broken, folder, tokenizer)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

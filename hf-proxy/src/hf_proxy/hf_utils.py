@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -65,12 +67,16 @@ def create_hf_pipeline(
         tokenizer: a tokenizer of ours, or one of transformers'.
         task: as in `transformers.pipeline`.
         options: for `transformers.pipeline`, and for `generate`.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the model.
     """
     if isinstance(model, BaseModel):
         model = HFAdapter.from_llm_model(model)
     longest = model.config.max_position_embeddings
     if isinstance(tokenizer, BaseTokenizer):
         tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=longest)
+    _check_vocabulary(len(tokenizer), model.config.vocab_size)
     if not {"max_new_tokens", "max_length", "generation_config"} & set(options):
         options["max_new_tokens"] = max(min(PIPELINE_TOKENS, longest // 2), 1)
     # one that is spread over devices stays where it is
@@ -193,23 +199,33 @@ def export_native(
         tokenizer = tokenizer.to_llm_tokenizer()
     if tokenizer is not None and not isinstance(tokenizer, BPETokenizer):
         raise TypeError(f"expected a BPETokenizer, wrapped or not: {type(tokenizer).__name__}")
+    if tokenizer is not None:
+        _check_vocabulary(len(tokenizer), model.config.vocab_size)
     if not isinstance(chat_template, str | None):
         raise ValueError("chat_template is a mapping of several; an export has one")
-    model.save_pretrained(folder)
-    if generation_config is not None:
-        generation_config.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save(folder)
-        template_file = folder / CHAT_TEMPLATE_FILE
-        template_file.unlink(missing_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # beside its place, so that what is there stays whole if this fails
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        written = Path(temporary)
+        model.save_pretrained(written)
+        if generation_config is not None:
+            generation_config.save_pretrained(written)
+        if tokenizer is not None:
+            tokenizer.save(written)
         if chat_template is not None:
-            template_file.write_text(chat_template, encoding="utf-8")
-    certificate = _certify(model, folder, tokenizer)
-    allowed = LOGIT_TOLERANCE * max(certificate.largest_logit, 1.0)
-    if certificate.largest_logit_difference > allowed or (
-        certificate.texts_equal < certificate.texts
-    ):
-        raise ValueError(f"the export is not the model that was exported:\n{certificate}")
+            (written / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8")
+        certificate = dataclasses.replace(_certify(model, written, tokenizer), folder=folder)
+        allowed = LOGIT_TOLERANCE * max(certificate.largest_logit, 1.0)
+        # written so that a NaN does not pass
+        same = certificate.largest_logit_difference <= allowed
+        if not same or certificate.texts_equal < certificate.texts:
+            raise ValueError(f"the export is not the model that was exported:\n{certificate}")
+        folder.mkdir(exist_ok=True)
+        if tokenizer is not None:
+            # of the tokenizer that was there
+            (folder / CHAT_TEMPLATE_FILE).unlink(missing_ok=True)
+        for file in written.iterdir():
+            file.replace(folder / file.name)
     return certificate
 
 
@@ -238,6 +254,14 @@ def _certify(model: BaseModel, folder: Path, tokenizer: BPETokenizer | None) -> 
         texts=0 if tokenizer is None else len(CERTIFICATE_TEXTS),
         texts_equal=0 if tokenizer is None else _texts_equal(folder, tokenizer),
     )
+
+
+def _check_vocabulary(num_tokens: int, vocab_size: int) -> None:
+    if num_tokens > vocab_size:
+        raise ValueError(
+            f"the tokenizer has {num_tokens} tokens and the model {vocab_size}: it is another "
+            "model's, or the model needs resize_token_embeddings"
+        )
 
 
 def _on_cpu(model: BaseModel) -> BaseModel:
