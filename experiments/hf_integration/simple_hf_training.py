@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.shared.configs import HFTrainingSettings, SimpleHFScript, load_settings
 from experiments.shared.console import run_script
 from experiments.shared.hf_data import encode, read_texts
-from experiments.shared.hf_results import check_prompts, save, show, what_next
-from experiments.shared.models import make_model, train_tokenizer
+from experiments.shared.hf_results import save, show, what_next
+from experiments.shared.models import make_hf_model
 from experiments.shared.runs import new_run_folder
 
 if TYPE_CHECKING:
@@ -33,25 +33,9 @@ def main(arguments: list[str]) -> None:
     run_folder = new_run_folder(settings.run, "hf-simple")
     print(f"Text: {source}, {len(train_texts)} texts to train on, {len(validation_texts)} not")
 
-    # what follows needs torch and transformers, which take a moment to load
-    import torch
-
-    from hf_proxy import HFAdapter, HFTokenizerAdapter
-    from llm.core.device import choose_device
-
-    device = choose_device(settings.training.device)
-    tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
-    check_prompts(settings, tokenizer)
-    torch.manual_seed(settings.training.seed)
-    model = make_model(settings.model, tokenizer).to(device)
+    # this loads torch and transformers, which takes a moment
+    hf_model, hf_tokenizer = make_hf_model(settings, train_texts)
     context = settings.model.max_position_embeddings
-
-    hf_model = HFAdapter.from_llm_model(model)
-    # as the model has it: a text begins after the end of another
-    bos_token = tokenizer.eos_token
-    hf_tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=context, bos_token=bos_token)
-
-    print(f"Model: {settings.model.model_type}, {model.num_parameters():,} parameters, on {device}")
     train(hf_model, hf_tokenizer, encode(train_texts, hf_tokenizer, context), settings.training)
     print(f"Validation loss {evaluate(hf_model, hf_tokenizer, validation_texts, context):.3f}\n")
     save(hf_model, hf_tokenizer, run_folder, settings)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from experiments.shared.configs import HFTrainerScript, HFTrainerSettings, load_settings
 from experiments.shared.console import run_script
 from experiments.shared.hf_data import encode, read_texts
-from experiments.shared.hf_results import check_prompts, save, show, what_next
-from experiments.shared.models import make_model, train_tokenizer
+from experiments.shared.hf_results import save, show, what_next
+from experiments.shared.models import make_hf_model
 from experiments.shared.runs import new_run_folder
 
 if TYPE_CHECKING:
@@ -36,32 +36,19 @@ def main(arguments: list[str]) -> None:
     print(f"Text: {source}, {len(train_texts)} texts to train on, {len(validation_texts)} not")
 
     # what follows needs torch and transformers, which take a moment to load
-    from transformers import DataCollatorForLanguageModeling, Trainer, set_seed
+    from transformers import DataCollatorForLanguageModeling, Trainer
 
-    from hf_proxy import HFAdapter, HFTokenizerAdapter
-    from llm.core.device import choose_device
-
-    device = choose_device(settings.training.device)
-    tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
-    check_prompts(settings, tokenizer)
-    set_seed(settings.training.seed)
-    model = make_model(settings.model, tokenizer)
+    hf_model, hf_tokenizer = make_hf_model(settings, train_texts)
     context = settings.model.max_position_embeddings
-
-    hf_model = HFAdapter.from_llm_model(model)
-    # as the model has it: a text begins after the end of another
-    bos_token = tokenizer.eos_token
-    hf_tokenizer = HFTokenizerAdapter(tokenizer, model_max_length=context, bos_token=bos_token)
     num_proc = settings.training.num_proc
     trainer = Trainer(
         model=hf_model,
-        args=training_arguments(settings.training, run_folder, device),
+        args=training_arguments(settings.training, run_folder, hf_model.device),
         train_dataset=encode(train_texts, hf_tokenizer, context, num_proc=num_proc),
         eval_dataset=encode(validation_texts, hf_tokenizer, context, num_proc=num_proc),
         data_collator=DataCollatorForLanguageModeling(hf_tokenizer, mlm=False),
         processing_class=hf_tokenizer,
     )
-    print(f"Model: {settings.model.model_type}, {model.num_parameters():,} parameters, on {device}")
     trainer.train()
     report(trainer)
     save(hf_model, hf_tokenizer, run_folder, settings)

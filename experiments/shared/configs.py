@@ -431,11 +431,6 @@ class HFTrainerScript(SimpleHFScript):
     """Train a model of ours with transformers' Trainer.
 
     With --debug, a mistake is shown with its traceback.
-
-    Args:
-        config: TOML file that holds the defaults below.
-        run: Name of the run, a new folder of checkpoints/; empty for one with
-            the time.
     """
 
     training: HFTrainerSettings

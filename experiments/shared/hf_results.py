@@ -10,23 +10,6 @@ from experiments.shared.configs import GenerationSettings, SimpleHFScript
 
 if TYPE_CHECKING:
     from hf_proxy import HFAdapter, HFTokenizerAdapter
-    from llm.tokenizers import BPETokenizer
-
-
-def check_prompts(settings: SimpleHFScript, tokenizer: BPETokenizer) -> None:
-    """Raise before the training, not after it, if a prompt cannot be continued.
-
-    Raises:
-        ValueError: it has no tokens, or too many; names the prompt.
-    """
-    room = settings.model.max_position_embeddings - settings.generation.max_new_tokens
-    for prompt in settings.generation.prompt:
-        tokens = len(tokenizer.encode(prompt, add_special_tokens=False))
-        if not 0 < tokens <= room:
-            raise ValueError(
-                f"the prompt {prompt[:40]!r} has {tokens} tokens: 1 to {room} fit beside "
-                f"max_new_tokens={settings.generation.max_new_tokens} in the context"
-            )
 
 
 def save(

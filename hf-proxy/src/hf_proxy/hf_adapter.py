@@ -54,7 +54,7 @@ class HFDecoderBlock(GradientCheckpointingLayer):
         self.config = config
         self.layer_idx = layer_idx
         self.attention_weights = AttentionWeights()
-        # of a model in eval mode it is, too
+        # made around a block that has its mode already
         self.training = self.attention_weights.training = block.training
 
     def forward(self, x: Tensor, **options: Any) -> Tensor:
@@ -313,7 +313,6 @@ class HFAdapter(HFAdapterPreTrainedModel, GenerationMixin):
         adapter.model.decoder, adapter.lm_head = shared.decoder, shared.lm_head
         adapter.model._wrap_blocks()
         adapter.training = adapter.model.training = model.training
-        adapter.generation_config = GenerationConfig.from_model_config(config)
         return adapter
 
     def to_llm_model(self) -> BaseModel:

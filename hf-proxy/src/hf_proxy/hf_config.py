@@ -70,7 +70,7 @@ class HFAdapterConfig(PreTrainedConfig):
         Raises:
             ValueError: the architecture is unknown, or a field is not one that it can have.
         """
-        config_class = find_architecture(self.llm_model_type).config
+        config_class = self.architecture.config
         fields = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(config_class)
