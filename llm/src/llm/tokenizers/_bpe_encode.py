@@ -11,6 +11,8 @@ from itertools import pairwise
 _SHIFT = 32
 _LOW = (1 << _SHIFT) - 1
 _NO_MERGE = 1 << 64
+# Id of a byte that the vocabulary lacks: no merge has it.
+NO_TOKEN = -2
 # Beyond this length the heap, O(n log n), beats scanning the list after every merge, O(n²).
 _LONG_CHUNK = 400
 
@@ -27,7 +29,7 @@ class ByteMerger:
         """Prepare the tables.
 
         Args:
-            byte_ids: id of each of the 256 bytes.
+            byte_ids: id of each of the 256 bytes, `NO_TOKEN` where there is none.
             merges: (left id, right id, merged id) in order of rank.
             whole: chunks that are one token whatever the merges say.
         """
@@ -37,12 +39,23 @@ class ByteMerger:
             for rank, (left, right, new) in enumerate(merges)
         }
         self._whole = whole
+        self.lacks_bytes = NO_TOKEN in self._byte_ids
 
     def __call__(self, chunk: bytes) -> list[int]:
-        """Ids of a chunk."""
+        """Ids of a chunk.
+
+        Raises:
+            ValueError: the vocabulary lacks one of its bytes.
+        """
         if chunk in self._whole:
             return [self._whole[chunk]]
         ids = [self._byte_ids[byte] for byte in chunk]
+        if NO_TOKEN in ids:
+            byte = chunk[ids.index(NO_TOKEN)]
+            raise ValueError(
+                f"the vocabulary has no token for the byte {byte:#04x} of "
+                f"{chunk.decode('utf-8', 'replace')!r}: this text cannot be encoded"
+            )
         return self._merge_short(ids) if len(ids) < _LONG_CHUNK else self._merge_long(ids)
 
     def _merge_short(self, ids: list[int]) -> list[int]:

@@ -6,26 +6,30 @@ arXiv:1508.07909, algorithm 1.
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
-from collections.abc import Collection, Mapping
-from itertools import pairwise
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from llm.tokenizers._arrays import span_indices
 from llm.tokenizers._byte_level import ALPHABET
 
-# A pair of ids is one integer, left << 32 | right: it hashes fast and sorts as the pair does.
-_SHIFT = 32
-_LOW = (1 << _SHIFT) - 1
-# Words longer than this are numpy arrays: found and rewritten without a Python step a symbol.
-_LONG_WORD = 512
+_Int64s = NDArray[np.int64]
+
+_NOT_IN_BATCH = -1
+_MAX_BATCH = 1 << 12
+# Below these, a step's time is that of calling numpy, and more work costs nothing.
+_FEW_OCCURRENCES = 1 << 13
+_FEW_HOT_PAIRS = 1 << 11
+# Bytes that are counted at once: their temporary arrays stay in the cache.
+_BLOCK = 1 << 17
 
 
 def learn_merges(
-    chunk_counts: Mapping[bytes, int],
+    chunks: NDArray[np.uint8],
+    lengths: _Int64s,
+    counts: _Int64s,
     *,
     vocab_size: int,
     first_id: int,
@@ -37,9 +41,17 @@ def learn_merges(
     Ties go to the smallest pair of ids. No token is spelled by two merges: what merging makes of
     a stretch of bytes does not depend on what surrounds it.
 
+    Pairs are merged in batches, with the result of one after another. Say that the pairs first in
+    order share no symbol anywhere in the corpus. Merging one then leaves the counts of the others
+    as they are. Nor does a new pair come before them: `p x`, where x was `a b`, occurs at most as
+    often as `p a` did, which comes after the batch, for it shares that `a` with `a b`; and among
+    equal counts `p x` comes after `p a`, new ids being the largest. So with `x n` and `b n`.
+
     Args:
-        chunk_counts: how often each chunk of the corpus occurs; merges never cross chunks.
-        vocab_size: number of ids to reach, those below `first_id` included.
+        chunks: the bytes of all distinct chunks, one chunk after another.
+        lengths: of each chunk, at least 1.
+        counts: how often each chunk occurs in the corpus; merges never cross chunks.
+        vocab_size: number of ids to reach, at least `first_id` + 256.
         first_id: id of the first byte of the alphabet; ids below it are special tokens.
         reserved: byte strings that no merge may spell (they would forge a special token).
         show_progress: draw a progress bar.
@@ -47,147 +59,297 @@ def learn_merges(
     Returns:
         Tokens in order of id from `first_id`, and the merges as pairs of ids in order of rank.
         Fewer tokens than asked for when no pair is left to merge.
+
+    Raises:
+        ValueError: the distinct chunks are too large for positions of 32 bits.
     """
     tokens = [bytes([byte]) for byte in ALPHABET]
-    byte_ids = [first_id + ALPHABET.index(byte) for byte in range(256)]
-    words = [_Word([byte_ids[byte] for byte in chunk]) for chunk in chunk_counts]
-    word_counts = list(chunk_counts.values())
-
-    pair_counts: defaultdict[int, int] = defaultdict(int)
-    where: defaultdict[int, set[int]] = defaultdict(set)
-    for index, (word, count) in enumerate(zip(words, word_counts, strict=True)):
-        for pair, occurrences in word.pairs():
-            pair_counts[pair] += occurrences * count
-            where[pair].add(index)
-
-    # An entry is out of date when the pair's count has changed since; it is then pushed again.
-    # The serial number keeps the heap from comparing the sets.
-    heap = [
-        (-pair_counts[pair], pair, serial, indices)
-        for serial, (pair, indices) in enumerate(where.items())
-    ]
-    serial = len(heap)
-    heapq.heapify(heap)
-
     merges: list[tuple[int, int]] = []
+    corpus = _Corpus(chunks, lengths, counts, max_tokens=vocab_size - first_id)
+    num_candidates = 1
     progress = tqdm(total=vocab_size, desc="merges", disable=not show_progress, mininterval=0.5)
     with progress:
         progress.update(first_id + len(tokens))
-        while first_id + len(tokens) < vocab_size and heap:
-            negative_count, pair, _, indices = heapq.heappop(heap)
-            count = pair_counts[pair]
-            if count != -negative_count:
-                heapq.heappush(heap, (-count, pair, serial, indices))
-                serial += 1
-                continue
-            if count < 1:
+        while room := max(vocab_size - first_id - len(tokens), 0):
+            candidates = corpus.top_pairs(min(num_candidates, room, corpus.max_batch))
+            if not len(candidates):
                 break
-            left, right = pair >> _SHIFT, pair & _LOW
-            merged = tokens[left - first_id] + tokens[right - first_id]
-            if merged in reserved:
-                continue
-            new = first_id + len(tokens)
-            tokens.append(merged)
-            merges.append((left, right))
-            progress.update()
-
-            where = defaultdict(set)
-            for index in indices:
-                count = word_counts[index]
-                for changed, change in words[index].merge(left, right, new):
-                    pair_counts[changed] += change * count
-                    if change > 0:
-                        where[changed].add(index)
-            for changed, changed_indices in where.items():
-                if pair_counts[changed] > 0:
-                    entry = (-pair_counts[changed], changed, serial, changed_indices)
-                    heapq.heappush(heap, entry)
-                    serial += 1
+            if reserved:
+                spelled = [tokens[left] + tokens[right] for left, right in corpus.ids(candidates)]
+                is_reserved = np.array([merged in reserved for merged in spelled])
+                corpus.pass_over(candidates[is_reserved])
+                candidates = candidates[~is_reserved]
+                if not len(candidates):
+                    continue
+            batch = corpus.merge(candidates)
+            for left, right in corpus.ids(batch):
+                tokens.append(tokens[left] + tokens[right])
+                merges.append((left + first_id, right + first_id))
+            progress.update(len(batch))
+            num_candidates = 3 * len(batch) + 1
     return tokens, merges
 
 
-class _Word:
-    """The symbols of one chunk."""
+class _Corpus:
+    """All chunks in one row of symbols, and the pairs that occur in it.
 
-    __slots__ = ("symbols",)
+    A symbol is 1 + the index of a token; 0 stands before, between and after the chunks. A token
+    keeps the positions of its bytes, and is written at the first and the last of them: the
+    symbol before `position` is `symbol[position - 1]`, the one after it begins its length later.
 
-    def __init__(self, symbols: list[int]) -> None:
-        self.symbols: list[int] | NDArray[np.int64] = symbols
-        if len(symbols) > _LONG_WORD:
-            self.symbols = np.array(symbols, dtype=np.int64)
+    A pair is the index of its counts; 0 is no pair. Each has a stretch of `occurrence`, written
+    when the pair comes into being, as no later merge adds any. `pair_at` says which still hold.
+    """
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """Adjacent pairs and how often each occurs (a pair may be listed more than once)."""
-        symbols = self.symbols
-        if isinstance(symbols, list):
-            return [(left << _SHIFT | right, 1) for left, right in pairwise(symbols)]
-        return _counted(symbols[:-1] << _SHIFT | symbols[1:], 1)
+    def __init__(
+        self, chunks: NDArray[np.uint8], lengths: _Int64s, counts: _Int64s, *, max_tokens: int
+    ) -> None:
+        size = len(chunks) + len(lengths) + 1
+        if size + len(ALPHABET) >= 1 << 31:
+            raise ValueError(
+                f"the distinct chunks have {len(chunks)} bytes; fewer than 2**31, less one for "
+                "each chunk, can be trained on"
+            )
+        # Each merge uses up at least one byte.
+        max_symbols = min(max_tokens, len(ALPHABET) + len(chunks)) + 1
+        self._position_bits = size.bit_length()
+        self._symbol_bits = max_symbols.bit_length()
+        self.max_batch = min(_MAX_BATCH, 1 << (62 - self._position_bits - self._symbol_bits))
 
-    def merge(self, left: int, right: int, new: int) -> list[tuple[int, int]]:
-        """Replace (left, right) by `new`, from left to right; return the changes of pair counts."""
-        symbols = self.symbols
-        if isinstance(symbols, list):
-            merged, changes = _merge_list(symbols, left, right, new)
-            self.symbols = merged
-            return changes
+        is_byte = np.ones(size, dtype=bool)
+        is_byte[0] = False
+        is_byte[np.cumsum(lengths + 1)] = False
+        symbol_of_byte = np.empty(256, dtype=np.int32)
+        symbol_of_byte[ALPHABET] = np.arange(1, 257)
+        self._symbol = np.zeros(size, dtype=np.int32)
+        self._symbol[is_byte] = symbol_of_byte[chunks]
+        self._num_symbols = 1 + len(ALPHABET)
+        self._length = np.ones(max_symbols + 1, dtype=np.int64)
+        # How often the chunk at a position occurs.
+        is_small = counts.max(initial=0) < 1 << 31
+        self._weight = np.zeros(size, dtype=np.int32 if is_small else np.int64)
+        self._weight[1:] = np.repeat(counts.astype(self._weight.dtype), lengths + 1)
 
-        starts = np.flatnonzero((symbols[:-1] == left) & (symbols[1:] == right))
-        if left == right:
-            starts = _without_overlaps(starts)
-        if not len(starts):
-            return []
-        inner = starts[starts > 0]
-        before = symbols[inner - 1]
-        # The symbol before is `new` already where the previous occurrence ends.
-        before[np.isin(inner - 2, starts, assume_unique=True)] = new
-        after = symbols[starts[starts + 2 < len(symbols)] + 2]
-        changes = [
-            *_counted(before << _SHIFT | left, -1),
-            *_counted(before << _SHIFT | new, 1),
-            *_counted(right << _SHIFT | after, -1),
-            *_counted(new << _SHIFT | after, 1),
-        ]
-        symbols[starts] = new
-        self.symbols = np.delete(symbols, starts + 1)
-        return changes
+        self._num_pairs = 1
+        self._left = np.zeros(1, dtype=np.int32)
+        self._right = np.zeros(1, dtype=np.int32)
+        self._count = np.zeros(1, dtype=np.int64)
+        self._rank = np.full(1, _NOT_IN_BATCH, dtype=np.int16)
+        # The stretch of a pair ends where that of the next begins.
+        self._start = np.zeros(2, dtype=np.int64)
+        # At most `size` occurrences hold at any time. What is never written takes no memory.
+        self._occurrence = np.empty(3 * size, dtype=np.int32)
+        self._pair_at = np.zeros(size, dtype=np.int32)
+        self._passed_over: list[int] = []
+        # All pairs that occur at least `threshold` times, perhaps some that no longer do.
+        self._hot = np.zeros(0, dtype=np.int64)
+        self._threshold = np.iinfo(np.int64).max
+        self._budget = _FEW_OCCURRENCES
+
+        self._count_pairs_of_bytes(is_byte[:-1] & is_byte[1:])
+
+    def _count_pairs_of_bytes(self, is_pair: NDArray[np.bool_]) -> None:
+        """Add the pairs that begin where `is_pair`, in order of their bytes' ids."""
+        row = (self._symbol - 1).astype(np.uint16)
+        keys = (row[:-1] << 8 | row[1:])[is_pair]
+        weights = self._weight[:-1][is_pair]
+        sizes = np.zeros(1 << 16, dtype=np.int64)
+        counts = np.zeros(1 << 16, dtype=np.int64)
+        for begin in range(0, len(keys), _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            sizes += np.bincount(keys[block], minlength=1 << 16)
+            # Summed as floats, which is exact up to 2**53.
+            sums = np.bincount(keys[block], weights=weights[block], minlength=1 << 16)
+            counts += sums.astype(np.int64)
+        del row, weights
+        occurs = sizes > 0
+        starts = np.flatnonzero(is_pair).astype(np.int32)
+        self._pair_at[:-1][is_pair] = np.cumsum(occurs, dtype=np.int32)[keys]
+        # A stable sort of 16 bits is a radix sort.
+        positions = starts[np.argsort(keys, kind="stable")]
+        self._add_pairs(positions, sizes[occurs], counts[occurs])
+
+    def ids(self, pairs: _Int64s) -> list[tuple[int, int]]:
+        """Indices of the tokens in each pair."""
+        left, right = self._left[pairs] - 1, self._right[pairs] - 1
+        return list(zip(left.tolist(), right.tolist(), strict=True))
+
+    def pass_over(self, pairs: _Int64s) -> None:
+        """Never merge these."""
+        self._count[pairs] = 0
+        self._passed_over.extend(pairs.tolist())
+
+    def top_pairs(self, limit: int) -> _Int64s:
+        """The most frequent pairs in order, at most `limit` and none only if none is left."""
+        counts = self._count[self._hot]
+        is_hot = counts >= self._threshold
+        self._hot, counts = self._hot[is_hot], counts[is_hot]
+        if len(self._hot) < limit and self._threshold > 1:
+            self._refill(max(4 * limit, _FEW_HOT_PAIRS))
+            counts = self._count[self._hot]
+        pairs = self._hot
+        if len(pairs) > limit:
+            least = np.partition(counts, -limit)[-limit]
+            above, ties = pairs[counts > least], pairs[counts == least]
+            wanted = limit - len(above)
+            smallest_first = self._left[ties].astype(np.int64) << 32 | self._right[ties]
+            ties = ties[np.argpartition(smallest_first, wanted - 1)[:wanted]]
+            pairs = np.concatenate([above, ties])
+        return pairs[np.lexsort((self._right[pairs], self._left[pairs], -self._count[pairs]))]
+
+    def _refill(self, wanted: int) -> None:
+        """Lower the threshold until about so many pairs reach it."""
+        all_counts = self._count[: self._num_pairs]
+        self._threshold = min(self._threshold, max(int(all_counts.max()), 0) + 1)
+        while self._threshold > 1 and len(self._hot) < wanted:
+            self._threshold = max(self._threshold // 2, 1)
+            self._hot = np.flatnonzero(all_counts >= self._threshold)
+        counts = all_counts[self._hot]
+        if len(counts) > wanted:
+            self._threshold = int(np.partition(counts, -wanted)[-wanted])
+            self._hot = self._hot[counts >= self._threshold]
+
+    def merge(self, candidates: _Int64s) -> _Int64s:
+        """Merge the first of the candidates, as many as one batch can hold; return those."""
+        batch, positions, ranks = self._find_batch(candidates)
+        first_new = self._num_symbols
+        self._num_symbols += len(batch)
+        left_length = self._length[self._left[batch]]
+        right_length = self._length[self._right[batch]]
+        self._length[first_new : self._num_symbols] = left_length + right_length
+
+        middles = positions + left_length[ranks]
+        ends = middles + right_length[ranks]
+        self._symbol[positions] = self._symbol[ends - 1] = first_new + ranks
+        before = self._symbol[positions - 1].astype(np.int64)
+        after = self._symbol[ends].astype(np.int64)
+        befores = positions - self._length[before]
+
+        # The pair between two sites is taken away once: as that of a middle, gone when looked
+        # up again from the site behind it.
+        weights = self._weight[positions].astype(np.int64)
+        np.subtract.at(self._count, self._pair_at[middles], weights)
+        self._pair_at[middles] = self._pair_at[positions] = 0
+        np.subtract.at(self._count, self._pair_at[befores], weights)
+        self._count[batch] = 0
+
+        # Group the new pairs by the new symbol, its side and the other symbol; then by position.
+        # A pair of two new symbols is that of the left one.
+        group = ranks << (1 + self._symbol_bits)
+        is_left = after > 0
+        left_groups = (group | 1 << self._symbol_bits | after)[is_left]
+        is_right = (before > 0) & (before < first_new)
+        right_groups = (group | before)[is_right]
+        keys = np.concatenate(
+            [
+                left_groups << self._position_bits | positions[is_left],
+                right_groups << self._position_bits | befores[is_right],
+            ]
+        )
+        keys.sort()
+        groups, positions = keys >> self._position_bits, keys & ((1 << self._position_bits) - 1)
+        is_first = np.ones(len(groups), dtype=bool)
+        np.not_equal(groups[1:], groups[:-1], out=is_first[1:])
+        self._pair_at[positions] = self._num_pairs - 1 + np.cumsum(is_first, dtype=np.int32)
+        bounds = np.flatnonzero(np.append(is_first, True))
+        counts = np.add.reduceat(self._weight[positions], bounds[:-1], dtype=np.int64)
+        self._add_pairs(positions, np.diff(bounds), counts)
+        return batch
+
+    def _find_batch(self, candidates: _Int64s) -> tuple[_Int64s, _Int64s, _Int64s]:
+        """The batch, the positions to merge at, and which of the batch is at each (in order)."""
+        starts = self._start[candidates]
+        sizes = self._start[candidates + 1] - starts
+        num_pairs = max(int(np.searchsorted(np.cumsum(sizes), self._budget)), 1)
+        batch, starts, sizes = candidates[:num_pairs], starts[:num_pairs], sizes[:num_pairs]
+
+        ranks = np.repeat(np.arange(num_pairs), sizes)
+        positions = self._occurrence[span_indices(starts, sizes)].astype(np.int64)
+        holds = self._pair_at[positions] == np.repeat(batch, sizes)
+        positions, ranks = positions[holds], ranks[holds]
+
+        # Where another pair of the batch begins in the middle of one, only one can be merged:
+        # the batch ends before the later of the two. A pair that overlaps itself (`a a` in `aaa`)
+        # ends the batch, as its new pair `x a` may come next.
+        middles = positions + self._length[self._left[batch]][ranks]
+        self._rank[batch] = np.arange(num_pairs)
+        next_ranks = self._rank[self._pair_at[middles]].astype(np.int64)
+        self._rank[batch] = _NOT_IN_BATCH
+        overlaps = np.flatnonzero(next_ranks != _NOT_IN_BATCH)
+        rank, next_rank = ranks[overlaps], next_ranks[overlaps]
+        limits = [np.maximum(rank, next_rank) + (rank == next_rank)]
+        if self._passed_over:
+            # A pair beside one passed over ends the batch: its new pair is as frequent as either.
+            befores = positions - self._length[self._symbol[positions - 1]]
+            for beside in (middles, befores):
+                limits.append(ranks[np.isin(self._pair_at[beside], self._passed_over)] + 1)
+        num_pairs = int(np.concatenate(limits).min(initial=num_pairs))
+        batch = batch[:num_pairs]
+        num_sites = int(np.searchsorted(ranks, num_pairs))
+        positions, ranks = positions[:num_sites], ranks[:num_sites]
+        self._budget = max(_FEW_OCCURRENCES, num_sites + num_sites // 4)
+
+        last = batch[-1]
+        if self._left[last] == self._right[last]:
+            num_others = int(np.searchsorted(ranks, num_pairs - 1))
+            step = int(self._length[self._left[last]])
+            kept = _without_overlaps(positions[num_others:], step)
+            positions = np.concatenate([positions[:num_others], kept])
+            ranks = ranks[: len(positions)]
+        return batch, positions, ranks
+
+    def _add_pairs(self, positions: NDArray[np.integer], sizes: _Int64s, counts: _Int64s) -> None:
+        """Add pairs, already in `pair_at`: the first `sizes[0]` positions are one, and so on."""
+        if not len(sizes):
+            return
+        begin, end = self._num_pairs, self._num_pairs + len(sizes)
+        if end >= 1 << 31:
+            raise ValueError("the corpus has 2**31 distinct pairs, too many to train on")
+        if end >= len(self._count):
+            for name in ("_left", "_right", "_count", "_rank", "_start"):
+                setattr(self, name, _lengthened(getattr(self, name), end + 1))
+        self._num_pairs = end
+
+        used = int(self._start[begin])
+        if used + len(positions) > len(self._occurrence):
+            used = self._drop_stale_occurrences(begin)
+        self._occurrence[used : used + len(positions)] = positions
+        stops = np.cumsum(sizes)
+        self._start[begin + 1 : end + 1] = used + stops
+
+        first = positions[stops - sizes]
+        left = self._symbol[first]
+        self._left[begin:end] = left
+        self._right[begin:end] = self._symbol[first + self._length[left]]
+        self._count[begin:end] = counts
+        self._rank[begin:end] = _NOT_IN_BATCH
+        hot = begin + np.flatnonzero(counts >= self._threshold)
+        self._hot = np.concatenate([self._hot, hot])
+
+    def _drop_stale_occurrences(self, num_pairs: int) -> int:
+        """Close the gaps that merges have left; return how many occurrences hold."""
+        starts = self._start[: num_pairs + 1]
+        occurrence = self._occurrence[: starts[-1]]
+        pairs = np.repeat(np.arange(num_pairs, dtype=np.int32), np.diff(starts))
+        holds = self._pair_at[occurrence] == pairs
+        kept = occurrence[holds]
+        self._occurrence[: len(kept)] = kept
+        np.cumsum(np.bincount(pairs[holds], minlength=num_pairs), out=starts[1:])
+        return len(kept)
 
 
-def _counted(pairs: NDArray[np.int64], sign: int) -> list[tuple[int, int]]:
-    """Distinct pairs and how often each occurs, times `sign`."""
-    distinct, counts = np.unique(pairs, return_counts=True)
-    return list(zip(distinct.tolist(), (sign * counts).tolist(), strict=True))
+def _lengthened(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+    """A copy with room for `size`, and for more to come."""
+    longer = np.empty(max(size, len(array) * 3 // 2), dtype=array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
-def _without_overlaps(starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Every second start within each run of consecutive ones: `aaaa` holds `aa` twice."""
-    if not len(starts):
-        return starts
-    is_first = np.diff(starts, prepend=starts[0] - 2) > 1
-    run_starts = starts[is_first][np.cumsum(is_first) - 1]
-    kept: NDArray[np.int64] = starts[(starts - run_starts) % 2 == 0]
+def _without_overlaps(starts: _Int64s, step: int) -> _Int64s:
+    """Every second start within each run of starts `step` apart: `aaaa` holds `aa` twice."""
+    index = np.arange(len(starts))
+    is_first = np.ones(len(starts), dtype=bool)
+    is_first[1:] = np.diff(starts) != step
+    run_starts = index[is_first][np.cumsum(is_first) - 1]
+    kept: _Int64s = starts[(index - run_starts) % 2 == 0]
     return kept
-
-
-def _merge_list(
-    symbols: list[int], left: int, right: int, new: int
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """As `_Word.merge`, of a short word: its new symbols, and the changes of pair counts."""
-    merged: list[int] = []
-    changes: list[tuple[int, int]] = []
-    position, end = 0, len(symbols)
-    while position < end:
-        symbol = symbols[position]
-        position += 1
-        if symbol != left or position == end or symbols[position] != right:
-            merged.append(symbol)
-            continue
-        position += 1
-        if merged:
-            changes.append((merged[-1] << _SHIFT | left, -1))
-            changes.append((merged[-1] << _SHIFT | new, 1))
-        if position < end:
-            after = symbols[position]
-            changes.append((right << _SHIFT | after, -1))
-            changes.append((new << _SHIFT | after, 1))
-        merged.append(new)
-    return merged, changes

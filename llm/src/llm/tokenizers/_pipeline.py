@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import operator
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Any
 
-from llm.tokenizers._bpe_encode import ByteMerger
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.tokenizers._bpe_encode import NO_TOKEN
 from llm.tokenizers._byte_level import BYTE_TO_CHAR, CHAR_TO_BYTE, from_printable
+from llm.tokenizers._decoder import Decoder
 from llm.tokenizers._special_tokens import AddedTokenMatcher
-from llm.tokenizers._surrogates import replace_surrogates
+from llm.tokenizers._surrogates import is_unicode, replace_surrogates
+from llm.tokenizers._text_encoder import TextEncoder
 from llm.tokenizers._tokenizer_json import (
     TokenizerData,
     make_normalizer,
     make_pre_tokenizer,
     template_ids,
 )
-
-# Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
-_CACHED_CHUNKS = 1 << 16
-_LONGEST_CACHED_CHUNK = 64
 
 
 class Pipeline:
@@ -37,62 +36,90 @@ class Pipeline:
         self.before, self.after = template_ids(
             data.post_processor, "post_processor", vocab_size=len(self.tokens)
         )
+        self.has_template = bool(self.before or self.after)
         self._specials = frozenset(token.content for token in added if token.special)
         self._normal_form = make_normalizer(data.normalizer, "normalizer")
-        self._bytes = [_token_bytes(token) for token in self.tokens]
+        token_bytes = [_token_bytes(token) for token in self.tokens]
         # An added token stands for its own text, unless ordinary text gives it too.
         ordinary = {*CHAR_TO_BYTE, *(left + right for left, right in data.merges)}
         for token in added:
             if token.content not in ordinary:
                 text = self._normalize(token.content) if token.normalized else token.content
-                self._bytes[token.token_id] = text.encode("utf-8")
+                token_bytes[token.token_id] = text.encode("utf-8")
 
-        self._pre_tokenize = make_pre_tokenizer(data.pre_tokenizer, "pre_tokenizer")
-        self._merge = ByteMerger(
-            byte_ids=[data.vocab[BYTE_TO_CHAR[byte]] for byte in range(256)],
+        self.decode_bytes = Decoder(token_bytes, self.special_ids)
+        self._text_encoder = TextEncoder(
+            make_pre_tokenizer(data.pre_tokenizer, "pre_tokenizer"),
+            byte_ids=[data.vocab.get(BYTE_TO_CHAR[byte], NO_TOKEN) for byte in range(256)],
             merges=[
                 (data.vocab[left], data.vocab[right], data.vocab[left + right])
                 for left, right in data.merges
             ],
             # Special tokens are never ordinary text, even where they stand in the vocabulary.
             whole={
-                self._bytes[token_id]: token_id
+                token_bytes[token_id]: token_id
                 for token, token_id in data.vocab.items()
                 if data.ignore_merges and token not in self._specials and _is_printable(token)
             },
+            num_ids=len(self.tokens),
         )
-        self._cached_chunk_ids = lru_cache(maxsize=_CACHED_CHUNKS)(self._chunk_ids)
         self._matchers = lru_cache(maxsize=16)(self._make_matchers)
+        # Whether a text in which no special token is allowed is nothing but chunks.
+        self._plain = not self._normal_form and all(token.special for token in added)
 
     def encode(self, text: str, allowed_special: str | Collection[str]) -> list[int]:
         """Ids of a text, without the post-processor's.
 
         Raises:
-            ValueError: `allowed_special` names what is no special token.
+            ValueError: `allowed_special` names what is no special token, or the vocabulary lacks
+                a byte of the text.
         """
-        allowed = self._allowed(allowed_special)
-        try:
-            return self._encode(text, allowed)
-        except UnicodeEncodeError:  # UTF-8 has no surrogates
-            return self._encode(replace_surrogates(text), allowed)
+        if self._plain and allowed_special == ():
+            try:
+                return self._text_encoder.encode(text)
+            except UnicodeEncodeError:  # UTF-8 has no surrogates
+                text = replace_surrogates(text)
+        ids: list[int] = []
+        for part in self._parts(text, allowed_special):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._text_encoder.encode(part)
+        return ids
 
-    def decode_bytes(self, ids: Any, skip_special_tokens: bool) -> bytes:
-        """UTF-8 of ids.
+    def encode_numpy(self, text: str, allowed_special: str | Collection[str]) -> NDArray[np.int32]:
+        """As `encode`, the ids in an array."""
+        parts = [
+            (
+                np.array([part], dtype=np.int32)
+                if isinstance(part, int)
+                else self._text_encoder.encode_numpy(part)
+            )
+            for part in self._parts(text, allowed_special)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
-        Raises:
-            ValueError: an id is out of range.
-            TypeError: `ids` are not integers in one dimension.
-        """
-        try:
-            checked = list(map(operator.index, ids.tolist() if hasattr(ids, "tolist") else ids))
-        except TypeError as error:
-            raise TypeError(f"ids have to be integers in one dimension: {error}") from error
-        for token_id in (min(checked, default=0), max(checked, default=0)):
-            if not 0 <= token_id < len(self.tokens):
-                raise ValueError(f"id {token_id} is not in [0, {len(self.tokens)}), the vocabulary")
-        if skip_special_tokens:
-            checked = [token_id for token_id in checked if token_id not in self.special_ids]
-        return b"".join([self._bytes[token_id] for token_id in checked])
+    def encode_batch(
+        self, texts: Iterable[str], allowed_special: str | Collection[str], num_threads: int
+    ) -> list[list[int]]:
+        """As `encode`, of many texts."""
+        if self._plain and allowed_special == ():
+            return self._text_encoder.encode_batch(texts, num_threads)
+        return [self.encode(text, allowed_special) for text in texts]
+
+    def _parts(self, text: str, allowed_special: str | Collection[str]) -> Iterator[str | int]:
+        """Ids of the added tokens in a text, and the normalized text between them."""
+        raw, normalized = self._matchers(self._allowed(allowed_special))
+        if not is_unicode(text):
+            text = replace_surrogates(text)
+        for part in raw.split(text) if raw else [text]:
+            if isinstance(part, int):
+                yield part
+                continue
+            part = self._normalize(part)
+            yield from normalized.split(part) if normalized else [part]
 
     def _allowed(self, allowed_special: str | Collection[str]) -> frozenset[str]:
         if allowed_special == "all":
@@ -125,29 +152,6 @@ class Pipeline:
 
     def _normalize(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self._normal_form else text
-
-    def _encode(self, text: str, allowed: frozenset[str]) -> list[int]:
-        raw, normalized = self._matchers(allowed)
-        ids: list[int] = []
-        for part in raw.split(text) if raw else [text]:
-            if isinstance(part, int):
-                ids.append(part)
-                continue
-            part = self._normalize(part)
-            for piece in normalized.split(part) if normalized else [part]:
-                if isinstance(piece, int):
-                    ids.append(piece)
-                elif piece:
-                    self._extend(ids, piece)
-        return ids
-
-    def _extend(self, ids: list[int], text: str) -> None:
-        cached, uncached = self._cached_chunk_ids, self._chunk_ids
-        for chunk in self._pre_tokenize(text):
-            ids.extend(cached(chunk) if len(chunk) <= _LONGEST_CACHED_CHUNK else uncached(chunk))
-
-    def _chunk_ids(self, chunk: str) -> list[int]:
-        return self._merge(chunk.encode("utf-8"))
 
 
 def _is_printable(token: str) -> bool:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from llm.tokenizers._unicode_classes import WHITE_SPACE
+
 # Parts, and the conventional names of their tokens, in order of preference.
 CONVENTIONAL_NAMES = {
     "pad": ("<pad>", "<|pad|>", "[PAD]"),
@@ -71,19 +73,12 @@ class AddedTokenMatcher:
             token = self._by_content[match[0]]
             start, end = match.span()
             if token.lstrip:
-                start = max(position, len(text[:start].rstrip(_WHITE_SPACE)))
+                start = max(position, len(text[:start].rstrip(WHITE_SPACE)))
             if token.rstrip:
-                end = len(text) - len(text[end:].lstrip(_WHITE_SPACE))
+                end = len(text) - len(text[end:].lstrip(WHITE_SPACE))
             if position < start:
                 yield text[position:start]
             yield token.token_id
             position = end
         if position < len(text):
             yield text[position:]
-
-
-# Unicode's White_Space; Python's str.strip() takes U+001C to U+001F too.
-_WHITE_SPACE = (
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
-)

@@ -21,6 +21,13 @@ _NUM_CODE_POINTS = 0x110000
 CLASS_NAMES = frozenset({"L", "M", "N", "P", "S", *(name for name in RANGES if len(name) == 2)})
 
 
+# Unicode's White_Space; Python's str.strip() takes U+001C to U+001F too.
+WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
 @cache
 def class_members(name: str) -> NDArray[np.bool_]:
     """Which code points belong to a class: a boolean array, one entry per code point."""
@@ -35,9 +42,9 @@ def class_members(name: str) -> NDArray[np.bool_]:
 
 
 @cache
-def class_ranges(name: str, negated: bool = False) -> str:
-    """A class written out, to stand between the brackets of a pattern."""
-    members = class_members(name)
+def class_ranges(name: str, negated: bool = False, end: int = _NUM_CODE_POINTS) -> str:
+    """A class, its code points below `end`, written out to stand in the brackets of a pattern."""
+    members = class_members(name)[:end]
     return _to_ranges(~members if negated else members)
 
 

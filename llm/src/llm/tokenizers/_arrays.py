@@ -1,0 +1,57 @@
+"""What numpy lacks: arrays that grow, many spans at once, words at any byte."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class GrowingArray(Generic[Scalar]):
+    """A one-dimensional array to append to, in constant time an entry."""
+
+    def __init__(self, dtype: type[Scalar], spare: int = 0) -> None:
+        """Start with no entry.
+
+        Args:
+            dtype: type of the entries.
+            spare: how many entries behind the last `buffer` always has, of whatever value.
+        """
+        self._spare = spare
+        self._size = 0
+        self.buffer: NDArray[Scalar] = np.zeros(spare, dtype=dtype)
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return self._size
+
+    @property
+    def entries(self) -> NDArray[Scalar]:
+        """All entries, as a view that appending may make stale."""
+        return self.buffer[: self._size]
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Put entries behind the last one."""
+        begin, self._size = self._size, self._size + len(values)
+        if self._size + self._spare > len(self.buffer):
+            old = self.buffer
+            self.buffer = np.zeros(2 * (self._size + self._spare), dtype=old.dtype)
+            self.buffer[:begin] = old[:begin]
+        self.buffer[begin : self._size] = values
+
+
+def span_indices(starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """Indices of all spans, one span after another: of [5, 2] and [3, 1] they are 5, 6, 7, 2."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    indices = np.repeat(starts - (ends - lengths), lengths)
+    indices += np.arange(len(indices))
+    return indices
+
+
+def words_at(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The 8 bytes from each byte on as an integer, the first byte its lowest: a view."""
+    words: NDArray[np.uint64] = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+    return words

@@ -1,0 +1,112 @@
+"""Encoding blocks of text with GPT-2's pattern.
+
+The chunks of a block are found and numbered in a few operations on arrays. The ids of each
+distinct chunk are kept, so that merges are applied to new chunks only, to all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.tokenizers._arrays import GrowingArray, span_indices
+from llm.tokenizers._batch_merger import LONGEST_COLUMN, BatchMerger
+from llm.tokenizers._bpe_encode import ByteMerger
+from llm.tokenizers._chunk_table import ChunkTable
+from llm.tokenizers._gpt2_split import PADDING, SEPARATOR, chunk_starts
+
+# When so many chunks, or bytes of chunks, have been met, they are forgotten: a few 10 MB.
+_MOST_CHUNKS = 1 << 18
+_MOST_BYTES = 1 << 24
+# Fewer new chunks than this are merged one by one, in less time than a matrix takes.
+_FEW_CHUNKS = 64
+
+
+class BlockEncoder:
+    """Ids of blocks. It remembers the chunks it has met: not for two threads at once."""
+
+    def __init__(
+        self,
+        merge_one: ByteMerger,
+        merge_many: BatchMerger,
+        whole: Mapping[bytes, int],
+    ) -> None:
+        """Know no chunk but those of `whole`.
+
+        Args:
+            merge_one: gives the ids of a chunk.
+            merge_many: gives those of many chunks that are not long.
+            whole: chunks that are one token whatever the merges say.
+        """
+        self._merge_one = merge_one
+        self._merge_many = merge_many
+        self._whole = dict(whole)
+        self._whole.pop(bytes([SEPARATOR]), None)  # no text has it
+        self._forget()
+
+    def encode(self, block: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Ids of the texts of a block, one text after another, and where those of each end.
+
+        Args:
+            block: what `make_block` makes.
+
+        Raises:
+            ValueError: a chunk cannot be encoded.
+        """
+        if len(self._chunks) > self._most_chunks or self._chunks.num_bytes > self._most_bytes:
+            self._forget()
+        numbers = self._chunks.number(block, chunk_starts(block))
+        try:
+            self._learn()
+        except BaseException:  # a chunk that cannot be encoded, or Ctrl-C: numbers without ids
+            self._forget()
+            raise
+        num_ids = self._num_ids.entries[numbers]
+        ids = self._ids.entries[span_indices(self._firsts.entries[numbers], num_ids)]
+        return ids, np.cumsum(num_ids)[numbers == self._separator]
+
+    def _forget(self) -> None:
+        """Know the separator, which has no ids, and the whole chunks, which have one each."""
+        known = [bytes([SEPARATOR]), *self._whole]
+        data = np.frombuffer(b"".join([*known, bytes(PADDING)]), dtype=np.uint8)
+        self._chunks = ChunkTable()
+        numbers = self._chunks.number(data, np.cumsum([0, *map(len, known)]))
+        self._separator = numbers[0]
+        self._most_chunks = len(known) + _MOST_CHUNKS
+        self._most_bytes = self._chunks.num_bytes + _MOST_BYTES
+
+        # Chunk i has the num_ids[i] ids from firsts[i] on.
+        self._ids = GrowingArray(np.int32)
+        self._firsts = GrowingArray(np.int64)
+        self._num_ids = GrowingArray(np.int64)
+        order = np.argsort(numbers)
+        num_ids = np.array([0] + [1] * len(self._whole))
+        self._ids.append(np.array(list(self._whole.values()), dtype=np.int32))
+        self._firsts.append((np.cumsum(num_ids) - num_ids)[order])
+        self._num_ids.append(num_ids[order])
+
+    def _learn(self) -> None:
+        """Find the ids of the chunks that have got numbers, but no ids yet."""
+        data, lengths = self._chunks.chunks(len(self._firsts))
+        if not len(lengths):
+            return
+        starts = np.cumsum(lengths) - lengths
+        firsts, num_ids = np.empty_like(starts), np.empty_like(starts)
+        in_columns = lengths <= LONGEST_COLUMN
+        if np.count_nonzero(in_columns) < _FEW_CHUNKS or self._merge_one.lacks_bytes:
+            in_columns[:] = False
+        many = np.flatnonzero(in_columns)
+        if len(many):
+            chunks = data[span_indices(starts[many], lengths[many])]
+            ids, num_ids[many] = self._merge_many(chunks, lengths[many])
+            firsts[many] = len(self._ids) + np.cumsum(num_ids[many]) - num_ids[many]
+            self._ids.append(ids)
+        for one in np.flatnonzero(~in_columns).tolist():
+            chunk = data[starts[one] : starts[one] + lengths[one]].tobytes()
+            ids = np.array(self._merge_one(chunk), dtype=np.int32)
+            firsts[one], num_ids[one] = len(self._ids), len(ids)
+            self._ids.append(ids)
+        self._firsts.append(firsts)
+        self._num_ids.append(num_ids)

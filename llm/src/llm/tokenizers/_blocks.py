@@ -1,0 +1,54 @@
+"""Cutting and joining texts into blocks of a size that arrays work best with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.tokenizers._gpt2_split import make_block
+from llm.tokenizers._surrogates import is_unicode, replace_surrogates
+
+# Characters of a block: its arrays stay in the processor's cache. One chunk may be longer.
+BLOCK_CHARS = 1 << 18
+# GPT-2's pattern begins a chunk here, whatever comes before and after. Python's \S leaves out
+# more characters than the pattern's, never fewer.
+_CUT = re.compile(r"(?<=\S)[ \t\r\n]")
+
+
+class Block(NamedTuple):
+    """Pieces of texts, as `make_block` lays them out, and which pieces end a text."""
+
+    data: NDArray[np.uint8]
+    ends_text: list[bool]
+
+
+def blocks_of(texts: Iterable[str]) -> Iterator[Block]:
+    """Texts in blocks: short ones together, long ones cut where a chunk begins.
+
+    The texts are read as the blocks are asked for. Surrogates are replaced.
+    """
+    pieces: list[bytes] = []
+    ends_text: list[bool] = []
+    num_chars = 0
+    for text in texts:
+        if not is_unicode(text):
+            text = replace_surrogates(text)
+        begin = 0
+        while len(text) - begin > BLOCK_CHARS and (cut := _CUT.search(text, begin + BLOCK_CHARS)):
+            pieces.append(text[begin : cut.start()].encode())
+            ends_text.append(False)
+            yield Block(make_block(pieces), ends_text)
+            pieces, ends_text, num_chars = [], [], 0
+            begin = cut.start()
+        pieces.append((text[begin:] if begin else text).encode())
+        ends_text.append(True)
+        num_chars += len(text) - begin
+        if num_chars >= BLOCK_CHARS:
+            yield Block(make_block(pieces), ends_text)
+            pieces, ends_text, num_chars = [], [], 0
+    if pieces:
+        yield Block(make_block(pieces), ends_text)

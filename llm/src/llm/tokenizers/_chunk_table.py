@@ -1,0 +1,144 @@
+"""Numbering the distinct chunks of blocks of text.
+
+A chunk of up to 7 bytes is an integer of 64 bits, its bytes and its length, and as such its own
+key in a hash table. The key of one of up to 31 bytes is a hash of its 8-byte words, and the chunk
+found by it is compared byte for byte. The few that are longer are in a dictionary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.tokenizers._arrays import GrowingArray, span_indices, words_at
+from llm.tokenizers._key_table import MULTIPLIER, KeyTable
+
+_LONGEST_EXACT = 7
+_LONGEST_HASHED = 31
+# The highest byte of an exact key is a length; that of a hash is 128 or more.
+_IS_HASH = np.uint64(1 << 63)
+# Masks of the first n bytes of a word, n from 0 to 8.
+_FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)
+# Bytes that may be read after the last one.
+_PADDING = 32
+
+
+class ChunkTable:
+    """Gives each distinct chunk a number, from 0 on, and keeps its bytes.
+
+    In the one case in 2^64 that two chunks have the same hash, the second gets a new number every
+    time; whoever counts or encodes chunks takes no harm.
+    """
+
+    def __init__(self) -> None:
+        """Make an empty table."""
+        self._keys = KeyTable()
+        self._longest: dict[bytes, int] = {}
+        # Chunk i is the bytes from ends[i] to ends[i + 1].
+        self._bytes = GrowingArray(np.uint8, spare=_PADDING)
+        self._ends = GrowingArray(np.int64)
+        self._ends.append(np.zeros(1))
+
+    def __len__(self) -> int:
+        """Number of chunks."""
+        return len(self._ends) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes of all chunks together."""
+        return len(self._bytes)
+
+    def chunks(self, first: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Bytes of the chunks from number `first` on, one after another, and their lengths."""
+        ends = self._ends.entries[first:]
+        return self._bytes.entries[ends[0] :], np.diff(ends)
+
+    def number(self, block: NDArray[np.uint8], bounds: NDArray[np.intp]) -> NDArray[np.int32]:
+        """Number of each chunk of a block; those not seen before get the next numbers.
+
+        Args:
+            block: bytes, 32 or more of them after the last chunk.
+            bounds: where chunks begin, in order, and where the last one ends.
+        """
+        starts, lengths = bounds[:-1], np.diff(bounds)
+        words = words_at(block)
+        # mode="clip": 8 bytes and more have the mask of 8
+        keys = words[starts] & _FIRST_BYTES.take(lengths, mode="clip")
+        keys |= lengths.astype(np.uint64) << np.uint64(56)
+        hashed = np.flatnonzero(lengths > _LONGEST_EXACT)
+        keys[hashed] = _hash(words, starts[hashed], lengths[hashed])
+
+        numbers = self._keys.find(keys)
+        is_longest = lengths[hashed] > _LONGEST_HASHED
+        for index in hashed[is_longest].tolist():
+            numbers[index] = self._number_longest(block, starts[index], lengths[index])
+        unseen = np.flatnonzero(numbers < 0)
+        if len(unseen):
+            distinct, first, which = np.unique(keys[unseen], return_index=True, return_inverse=True)
+            new = self._append(block, starts[unseen[first]], lengths[unseen[first]])
+            self._keys.add(distinct, new)
+            numbers[unseen] = new[which]
+
+        hashed = hashed[~is_longest]
+        collided = hashed[~self._equal(numbers[hashed], words, starts[hashed], lengths[hashed])]
+        if len(collided):
+            numbers[collided] = self._append(block, starts[collided], lengths[collided])
+        return numbers
+
+    def _number_longest(self, block: NDArray[np.uint8], start: int, length: int) -> int:
+        chunk = block[start : start + length].tobytes()
+        number = self._longest.get(chunk)
+        if number is None:
+            number = int(self._append(block, np.array([start]), np.array([length]))[0])
+            self._longest[chunk] = number
+        return number
+
+    def _append(
+        self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]
+    ) -> NDArray[np.int32]:
+        """Keep new chunks; their numbers."""
+        numbers = np.arange(len(self), len(self) + len(starts), dtype=np.int32)
+        self._ends.append(len(self._bytes) + np.cumsum(lengths))
+        self._bytes.append(block[span_indices(starts, lengths)])
+        return numbers
+
+    def _equal(
+        self,
+        numbers: NDArray[np.int32],
+        words: NDArray[np.uint64],
+        starts: NDArray[np.intp],
+        lengths: NDArray[np.intp],
+    ) -> NDArray[np.bool_]:
+        """Whether these chunks, of 8 to 31 bytes, are those that have the numbers."""
+        begins = self._ends.entries[numbers]
+        equal: NDArray[np.bool_] = self._ends.entries[numbers + 1] - begins == lengths
+        ours = words_at(self._bytes.buffer)
+        rest = np.arange(len(numbers))
+        for offset in range(0, _LONGEST_HASHED, 8):
+            rest = rest[lengths[rest] > offset]
+            mask = _FIRST_BYTES.take(lengths[rest] - offset, mode="clip")
+            differ = (ours[begins[rest] + offset] ^ words[starts[rest] + offset]) & mask
+            equal[rest] &= differ == 0
+        return equal
+
+
+def _hash(
+    words: NDArray[np.uint64], starts: NDArray[np.intp], lengths: NDArray[np.intp]
+) -> NDArray[np.uint64]:
+    """Keys of chunks of 8 bytes or more, by their first 32 bytes and their length."""
+    keys: NDArray[np.uint64] = words[starts] ^ lengths.astype(np.uint64)
+    rest = np.arange(len(starts))
+    for offset in range(8, _LONGEST_HASHED, 8):
+        rest = rest[lengths[rest] > offset]
+        word = words[starts[rest] + offset] & _FIRST_BYTES.take(lengths[rest] - offset, mode="clip")
+        keys[rest] = _mixed(keys[rest]) ^ word
+    hashes: NDArray[np.uint64] = _mixed(keys) | _IS_HASH
+    return hashes
+
+
+def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    keys = keys * MULTIPLIER
+    keys ^= keys >> np.uint64(32)
+    return keys

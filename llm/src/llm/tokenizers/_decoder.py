@@ -1,0 +1,111 @@
+"""Putting the bytes of tokens together."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Up to so many ids, joining their bytes one by one takes less time than calls on arrays.
+_FEW_IDS = 64
+# So many at a time: their arrays stay in the processor's cache.
+_IDS_AT_ONCE = 1 << 15
+# Tokens are written in pieces of so many bytes, of a type that is nothing but bytes.
+_PIECE = 16
+_PIECE_TYPE = np.dtype((np.void, _PIECE))
+
+
+class Decoder:
+    """Bytes of ids.
+
+    The first 16 bytes of all tokens are written in one step, in order: what a shorter token has
+    written too much, the tokens after it overwrite. The next 16 bytes of the few long tokens are
+    written before that, and so on: what they write too much is within 15 bytes after their end,
+    and so among the first 16 bytes of other tokens.
+    """
+
+    def __init__(self, tokens: Sequence[bytes], skipped: Collection[int]) -> None:
+        """Prepare the tables.
+
+        Args:
+            tokens: bytes of each id.
+            skipped: ids that `skip_special_tokens` leaves out.
+        """
+        self._tokens = tokens
+        self._lengths = np.array([len(token) for token in tokens], dtype=np.int64)
+        self._lengths_unless_skipped = self._lengths.copy()
+        self._lengths_unless_skipped[list(skipped)] = 0
+        num_pieces = -(-self._lengths // _PIECE)
+        padded = [token.ljust(_PIECE * -(-len(token) // _PIECE), b"\0") for token in tokens]
+        # One piece more, of which tokens of no bytes may write.
+        self._pieces = np.frombuffer(b"".join([*padded, bytes(_PIECE)]), dtype=_PIECE_TYPE)
+        self._first_index = np.cumsum(num_pieces) - num_pieces
+        self._first_piece = self._pieces[self._first_index]
+
+    def __call__(self, ids: Any, skip_special_tokens: bool) -> bytes:
+        """Bytes of ids.
+
+        Raises:
+            ValueError: an id is out of range.
+            TypeError: `ids` are not integers in one dimension.
+        """
+        checked = self._check(ids)
+        all_lengths = self._lengths_unless_skipped if skip_special_tokens else self._lengths
+        if len(checked) <= _FEW_IDS:
+            return b"".join([self._tokens[i] for i in checked.tolist() if all_lengths[i]])
+        parts = []
+        for begin in range(0, len(checked), _IDS_AT_ONCE):
+            part = checked[begin : begin + _IDS_AT_ONCE].astype(np.intp)
+            parts.append(self._join(part, all_lengths.take(part)))
+        return b"".join(parts)
+
+    def _join(self, ids: NDArray[Any], lengths: NDArray[np.int64]) -> bytes:
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        written = np.empty(ends[-1] + _PIECE, dtype=np.uint8)
+        # The 16 bytes from each byte on.
+        places = np.ndarray((ends[-1] + 1,), _PIECE_TYPE, written, strides=(1,))
+        # Which tokens have more than 16 bytes, which of these more than 32, and so on.
+        longer = [np.flatnonzero(lengths > _PIECE)]
+        while len(longer[-1]):
+            longer.append(longer[-1][lengths[longer[-1]] > _PIECE * (len(longer) + 1)])
+        for index in range(len(longer) - 1, 0, -1):
+            long = longer[index - 1]
+            pieces = self._pieces[self._first_index[ids[long]] + index]
+            places[starts[long] + _PIECE * index] = pieces
+        places[starts] = self._first_piece.take(ids)
+        return written[:-_PIECE].tobytes()
+
+    def _check(self, ids: Any) -> NDArray[Any]:
+        """Ids as an array."""
+        try:
+            checked = _as_array(ids)
+        except TypeError as error:
+            raise TypeError(f"ids have to be integers in one dimension: {error}") from error
+        except OverflowError as error:
+            raise ValueError(f"an id is not in [0, {len(self._tokens)}): {error}") from error
+        if len(checked):
+            for token_id in (checked.min(), checked.max()):
+                if not 0 <= token_id < len(self._tokens):
+                    raise ValueError(
+                        f"id {token_id} is not in [0, {len(self._tokens)}), the vocabulary"
+                    )
+        return checked
+
+
+def _as_array(ids: Any) -> NDArray[Any]:
+    if hasattr(ids, "tolist") and not isinstance(ids, np.ndarray):
+        try:
+            ids = np.asarray(ids)
+        except TypeError:  # a tensor that is not in the processor's memory
+            ids = ids.tolist()
+    if isinstance(ids, np.ndarray):
+        if ids.ndim != 1 or (ids.dtype.kind not in "iub" and len(ids)):
+            raise TypeError(f"these are {ids.dtype} in {ids.ndim} dimensions")
+        return ids.astype(np.int64) if ids.dtype.kind == "b" or not len(ids) else ids
+    if isinstance(ids, (bytes, bytearray)):  # which array would take for the memory of its entries
+        ids = list(ids)
+    return np.frombuffer(array.array("q", ids), dtype=np.int64)

@@ -1,0 +1,127 @@
+"""Encoding ordinary text: cutting it into chunks, and these into tokens."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.tokenizers._batch_merger import BatchMerger
+from llm.tokenizers._block_encoder import BlockEncoder
+from llm.tokenizers._blocks import Block, blocks_of
+from llm.tokenizers._bpe_encode import ByteMerger
+from llm.tokenizers._pretokenize import PreTokenizer
+from llm.tokenizers._threads import map_in_threads
+
+# Shorter texts take less time chunk by chunk than in a block.
+_SHORT_TEXT = 4000
+# Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
+_MOST_CHUNKS = 1 << 16
+_LONGEST_KEPT_CHUNK = 64
+
+
+class TextEncoder:
+    """Ids of text that holds no special token.
+
+    GPT-2's pattern is applied to blocks of text; another pattern, or to a short text, chunk by
+    chunk through a regular expression and a dictionary. Threads may share an encoder.
+    """
+
+    def __init__(
+        self,
+        pre_tokenize: PreTokenizer,
+        byte_ids: Sequence[int],
+        merges: Sequence[tuple[int, int, int]],
+        whole: Mapping[bytes, int],
+        num_ids: int,
+    ) -> None:
+        """Prepare the tables.
+
+        Args:
+            pre_tokenize: cuts a text into chunks.
+            byte_ids: id of each of the 256 bytes, `NO_TOKEN` where there is none.
+            merges: (left id, right id, merged id) in order of rank.
+            whole: chunks that are one token whatever the merges say.
+            num_ids: size of the vocabulary.
+        """
+        self._is_gpt2 = pre_tokenize.is_gpt2
+        self._cut = pre_tokenize.steps[0] if self._is_gpt2 else pre_tokenize
+        self._merge = ByteMerger(byte_ids, merges, whole)
+        self._ids_of_chunk = _KnownChunks(self._merge).__getitem__
+        self._merge_many = BatchMerger(byte_ids, merges)
+        self._whole = whole
+        # Lists share these integers, in place of one of 28 bytes for every token of a text.
+        self._ints = np.arange(num_ids).astype(object)
+        # Each remembers chunks for one thread at a time.
+        self._idle: deque[BlockEncoder] = deque()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text.
+
+        Raises:
+            ValueError: the vocabulary lacks a byte of the text.
+            UnicodeEncodeError: the text holds a surrogate.
+        """
+        if len(text) < _SHORT_TEXT or not self._is_gpt2:
+            return list(chain.from_iterable(map(self._ids_of_chunk, self._cut(text))))
+        ids: list[int] = []
+        for block in blocks_of([text]):
+            ids += self._to_list(self._encode_block(block)[0])
+        return ids
+
+    def encode_numpy(self, text: str) -> NDArray[np.int32]:
+        """As `encode`, the ids in an array."""
+        if len(text) < _SHORT_TEXT or not self._is_gpt2:
+            return np.array(self.encode(text), dtype=np.int32)
+        return np.concatenate([self._encode_block(block)[0] for block in blocks_of([text])])
+
+    def encode_batch(self, texts: Iterable[str], num_threads: int) -> list[list[int]]:
+        """As `encode`, of many texts."""
+        if not self._is_gpt2:
+            return list(map(self.encode, texts))
+        batch: list[list[int]] = []
+        unfinished: list[int] = []
+        blocks = blocks_of(texts)
+        for ids, ends, ends_text in map_in_threads(self._encode_block, blocks, num_threads):
+            all_ids = self._to_list(ids)
+            for (begin, end), is_end in zip(pairwise([0, *ends.tolist()]), ends_text, strict=True):
+                unfinished = unfinished + all_ids[begin:end] if unfinished else all_ids[begin:end]
+                if is_end:
+                    batch.append(unfinished)
+                    unfinished = []
+        return batch
+
+    def _encode_block(
+        self, block: Block
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], list[bool]]:
+        """Ids of the pieces of a block, where those of each end, and which end a text."""
+        try:
+            encoder = self._idle.pop()
+        except IndexError:  # all are at work
+            encoder = BlockEncoder(self._merge, self._merge_many, self._whole)
+        ids, ends = encoder.encode(block.data)
+        self._idle.append(encoder)
+        return ids, ends, block.ends_text
+
+    def _to_list(self, ids: NDArray[np.int32]) -> list[int]:
+        as_list: list[int] = self._ints.take(ids).tolist()
+        return as_list
+
+
+class _KnownChunks(dict[str, tuple[int, ...]]):
+    """Ids of chunks, found when they are first asked for."""
+
+    def __init__(self, merge: ByteMerger) -> None:
+        super().__init__()
+        self._merge = merge
+
+    def __missing__(self, chunk: str) -> tuple[int, ...]:
+        ids = tuple(self._merge(chunk.encode()))
+        if len(chunk) <= _LONGEST_KEPT_CHUNK:
+            if len(self) >= _MOST_CHUNKS:
+                self.clear()
+            self[chunk] = ids
+        return ids
