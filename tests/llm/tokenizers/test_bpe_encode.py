@@ -3,8 +3,10 @@
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
+from llm.tokenizers._batch_merger import LONGEST_COLUMN, BatchMerger
 from llm.tokenizers._bpe_encode import ByteMerger
 
 
@@ -53,3 +55,71 @@ def test_a_whole_chunk_is_one_token_whatever_the_merges():
     merger = ByteMerger(byte_ids=range(256), merges=[(0, 1, 256)], whole={b"\x00\x01\x02": 257})
     assert merger(b"\x00\x01\x02") == [257]
     assert merger(b"\x00\x01\x02\x02") == [256, 2, 2]
+
+
+# many chunks at once
+
+
+def merge_many(merges, chunks):
+    """Ids of each chunk, from one call."""
+    merger = BatchMerger(byte_ids=range(256), merges=merges)
+    data = np.frombuffer(b"".join(chunks), dtype=np.uint8)
+    ids, num_ids = merger(data, np.array([len(chunk) for chunk in chunks], dtype=np.int64))
+    assert (ids.dtype, len(ids)) == (np.int32, num_ids.sum())
+    return [part.tolist() for part in np.split(ids, np.cumsum(num_ids)[:-1])]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_many_chunks_are_merged_by_definition(seed):
+    rng = random.Random(seed)
+    merges = random_merges(rng)
+    chunks = [bytes(rng.choices(range(3), k=rng.randint(1, LONGEST_COLUMN))) for _ in range(150)]
+    chunks += [bytes([0]) * length for length in range(1, LONGEST_COLUMN + 1)]
+    rng.shuffle(chunks)
+    assert merge_many(merges, chunks) == [merge_by_definition(list(c), merges) for c in chunks]
+
+
+@pytest.mark.parametrize("length", range(1, LONGEST_COLUMN + 1))
+def test_a_chunk_alone_is_merged_by_definition(length):
+    rng = random.Random(length)
+    for seed in range(5):
+        merges = random_merges(random.Random(seed))
+        for chunk in (bytes(length), bytes(rng.choices(range(3), k=length))):
+            assert merge_many(merges, [chunk]) == [merge_by_definition(list(chunk), merges)]
+
+
+def test_of_equal_merges_the_leftmost_comes_first():
+    merges = [(0, 0, 256), (256, 0, 257), (0, 256, 258)]
+    assert merge_many(merges, [bytes(3), bytes(5), bytes(7)]) == [
+        [257],
+        [256, 257],
+        [256, 256, 257],
+    ]
+    assert merge_many(merges[:1], [bytes(32), bytes(31)]) == [[256] * 16, [256] * 15 + [0]]
+
+
+def test_chunks_that_end_at_different_rows_do_not_reach_into_each_other():
+    # whatever stands below the end of a column or beside it is no part of the chunk
+    merges = [(left, right, 256 + 3 * left + right) for left in range(3) for right in range(3)]
+    chunks = [
+        bytes([letter]) * length for length in (1, 2, 3, 8, 9, 16, 17, 32) for letter in (0, 1, 2)
+    ]
+    assert merge_many(merges, chunks) == [merge_by_definition(list(c), merges) for c in chunks]
+
+
+def test_bytes_get_the_ids_of_the_vocabulary():
+    byte_ids = [*range(1000, 1256)]
+    merger = BatchMerger(byte_ids=byte_ids, merges=[(1255, 1254, 7)])
+    ids, num_ids = merger(np.array([255, 254, 253], dtype=np.uint8), np.array([3]))
+    assert (ids.tolist(), num_ids.tolist()) == ([7, 1253], [2])
+
+
+def test_a_vocabulary_without_merges_leaves_the_bytes():
+    assert merge_many([], [b"ab", b"c" * 32]) == [[97, 98], [99] * 32]
+
+
+def test_ranks_beyond_16_bits_are_kept_in_order():
+    # 70,000 merges that do not occur, then two of which the later one has lower ids
+    merges = [(1000 + i, 1000 + i, 100_000 + i) for i in range(70_000)]
+    merges += [(1, 2, 300), (0, 1, 299)]
+    assert merge_many(merges, [b"\0\1\2", b"\0\1\1\2"]) == [[0, 300], [299, 300]]

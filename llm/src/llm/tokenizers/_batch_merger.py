@@ -17,10 +17,10 @@ from llm.tokenizers._arrays import span_indices
 from llm.tokenizers._key_table import KeyTable
 
 # Chunks up to each of these lengths share a matrix.
-_HEIGHTS = (8, 16, 32)
+_HEIGHTS = (8, 16, 32, 64)
 LONGEST_COLUMN = _HEIGHTS[-1]
-# A merge that a cell may do is rank << 5 | row: the smallest of a column comes first.
-_ROW_BITS = 5
+# A merge that a cell may do is rank << 6 | row: the smallest of a column comes first.
+_ROW_BITS = 6
 _NO_MERGE = 2**31 - 1
 # In a cell merged into another, and in those below the end of a chunk.
 _EMPTY = -1
@@ -34,12 +34,12 @@ class BatchMerger:
 
         Args:
             byte_ids: id of each of the 256 bytes; chunks have no byte that has none.
-            merges: (left id, right id, merged id) in order of rank, fewer than 2^26.
+            merges: (left id, right id, merged id) in order of rank, fewer than 2^25.
         """
         table = np.array(merges, dtype=np.int64).reshape(-1, 3)
         self._byte_ids = np.array(byte_ids, dtype=np.int32)
         self._merged = table[:, 2].astype(np.int32)
-        self._ranks = KeyTable()
+        self._ranks = KeyTable(slots_per_key=16)
         ranks = np.arange(len(table), dtype=np.int32)
         self._ranks.add(_pair_keys(table[:, 0], table[:, 1]), ranks)
 
@@ -106,8 +106,7 @@ class BatchMerger:
             merges[lower] = _NO_MERGE
             following[upper] = after
             preceding[after] = upper
-            look_up(upper, after)
-            look_up(before, upper)
+            look_up(np.concatenate([upper, before]), np.concatenate([after, upper]))
 
 
 def _pair_keys(left: NDArray[np.int64], right: NDArray[Any]) -> NDArray[np.uint64]:

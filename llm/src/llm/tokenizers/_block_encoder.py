@@ -6,7 +6,7 @@ distinct chunk are kept, so that merges are applied to new chunks only, to all o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from llm.tokenizers._bpe_encode import ByteMerger
 from llm.tokenizers._chunk_table import ChunkTable
 from llm.tokenizers._gpt2_split import PADDING, SEPARATOR, chunk_starts
 
-# When so many chunks, or bytes of chunks, have been met, they are forgotten: a few 10 MB.
-_MOST_CHUNKS = 1 << 18
+# When so many chunks, or bytes of chunks, have been met, they are forgotten: some 50 MB.
+_MOST_CHUNKS = 1 << 19
 _MOST_BYTES = 1 << 24
 # Fewer new chunks than this are merged one by one, in less time than a matrix takes.
 _FEW_CHUNKS = 64
@@ -46,23 +46,28 @@ class BlockEncoder:
         self._whole.pop(bytes([SEPARATOR]), None)  # no text has it
         self._forget()
 
-    def encode(self, block: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Ids of the texts of a block, one text after another, and where those of each end.
+    def encode(
+        self, blocks: Sequence[NDArray[np.uint8]]
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Ids of the texts of each block, one text after another, and where those of each end.
 
         Args:
-            block: what `make_block` makes.
+            blocks: what `make_block` makes. Several cost less than one by one.
 
         Raises:
             ValueError: a chunk cannot be encoded.
         """
         if len(self._chunks) > self._most_chunks or self._chunks.num_bytes > self._most_bytes:
             self._forget()
-        numbers = self._chunks.number(block, chunk_starts(block))
         try:
+            numbers = [self._chunks.number(block, chunk_starts(block)) for block in blocks]
             self._learn()
         except BaseException:  # a chunk that cannot be encoded, or Ctrl-C: numbers without ids
             self._forget()
             raise
+        return list(map(self._ids_of, numbers))
+
+    def _ids_of(self, numbers: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         num_ids = self._num_ids.entries[numbers]
         ids = self._ids.entries[span_indices(self._firsts.entries[numbers], num_ids)]
         return ids, np.cumsum(num_ids)[numbers == self._separator]

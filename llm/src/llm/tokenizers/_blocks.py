@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.tokenizers._gpt2_split import make_block
-from llm.tokenizers._surrogates import is_unicode, replace_surrogates
+from llm.tokenizers._surrogates import replace_surrogates
 
 # Characters of a block: its arrays stay in the processor's cache. One chunk may be longer.
 BLOCK_CHARS = 1 << 18
@@ -35,16 +35,14 @@ def blocks_of(texts: Iterable[str]) -> Iterator[Block]:
     ends_text: list[bool] = []
     num_chars = 0
     for text in texts:
-        if not is_unicode(text):
-            text = replace_surrogates(text)
         begin = 0
         while len(text) - begin > BLOCK_CHARS and (cut := _CUT.search(text, begin + BLOCK_CHARS)):
-            pieces.append(text[begin : cut.start()].encode())
+            pieces.append(_to_utf8(text[begin : cut.start()]))
             ends_text.append(False)
             yield Block(make_block(pieces), ends_text)
             pieces, ends_text, num_chars = [], [], 0
             begin = cut.start()
-        pieces.append((text[begin:] if begin else text).encode())
+        pieces.append(_to_utf8(text[begin:]))
         ends_text.append(True)
         num_chars += len(text) - begin
         if num_chars >= BLOCK_CHARS:
@@ -52,3 +50,10 @@ def blocks_of(texts: Iterable[str]) -> Iterator[Block]:
             pieces, ends_text, num_chars = [], [], 0
     if pieces:
         yield Block(make_block(pieces), ends_text)
+
+
+def _to_utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return replace_surrogates(text).encode()

@@ -28,13 +28,18 @@ def to_printable(data: bytes) -> str:
     return data.decode("latin-1").translate(_LATIN1_TO_PRINTABLE)
 
 
+def is_printable(token: str) -> bool:
+    """Whether a token is the printable form of bytes."""
+    return set(token) <= CHAR_TO_BYTE.keys()
+
+
 def from_printable(token: str) -> bytes:
     """Bytes of a printable form.
 
     Raises:
         ValueError: a character stands for no byte.
     """
-    for char in token:
-        if char not in CHAR_TO_BYTE:
-            raise ValueError(f"{char!r} in token {token!r} stands for no byte")
+    if not is_printable(token):
+        char = next(char for char in token if char not in CHAR_TO_BYTE)
+        raise ValueError(f"{char!r} in token {token!r} stands for no byte")
     return token.translate(_PRINTABLE_TO_LATIN1).encode("latin-1")

@@ -72,8 +72,7 @@ class ChunkTable:
 
         numbers = self._keys.find(keys)
         is_longest = lengths[hashed] > _LONGEST_HASHED
-        for index in hashed[is_longest].tolist():
-            numbers[index] = self._number_longest(block, starts[index], lengths[index])
+        self._number_longest(numbers, hashed[is_longest], block, bounds)
         unseen = np.flatnonzero(numbers < 0)
         if len(unseen):
             distinct, first, which = np.unique(keys[unseen], return_index=True, return_inverse=True)
@@ -87,13 +86,23 @@ class ChunkTable:
             numbers[collided] = self._append(block, starts[collided], lengths[collided])
         return numbers
 
-    def _number_longest(self, block: NDArray[np.uint8], start: int, length: int) -> int:
-        chunk = block[start : start + length].tobytes()
-        number = self._longest.get(chunk)
-        if number is None:
-            number = int(self._append(block, np.array([start]), np.array([length]))[0])
-            self._longest[chunk] = number
-        return number
+    def _number_longest(
+        self,
+        numbers: NDArray[np.int32],
+        longest: NDArray[np.intp],
+        block: NDArray[np.uint8],
+        bounds: NDArray[np.intp],
+    ) -> None:
+        """Number the chunks of a block that are too long for the hash."""
+        new: list[int] = []
+        for index in longest.tolist():
+            chunk = block[bounds[index] : bounds[index + 1]].tobytes()
+            next_number = len(self) + len(new)
+            numbers[index] = self._longest.setdefault(chunk, next_number)
+            if numbers[index] == next_number:
+                new.append(index)
+        if new:
+            self._append(block, bounds[:-1][new], np.diff(bounds)[new])
 
     def _append(
         self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]

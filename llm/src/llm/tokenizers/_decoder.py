@@ -45,7 +45,7 @@ class Decoder:
         self._first_index = np.cumsum(num_pieces) - num_pieces
         self._first_piece = self._pieces[self._first_index]
 
-    def __call__(self, ids: Any, skip_special_tokens: bool) -> bytes:
+    def __call__(self, ids: Any, skip_special_tokens: bool) -> bytes | memoryview:
         """Bytes of ids.
 
         Raises:
@@ -56,18 +56,27 @@ class Decoder:
         all_lengths = self._lengths_unless_skipped if skip_special_tokens else self._lengths
         if len(checked) <= _FEW_IDS:
             return b"".join([self._tokens[i] for i in checked.tolist() if all_lengths[i]])
-        parts = []
-        for begin in range(0, len(checked), _IDS_AT_ONCE):
-            part = checked[begin : begin + _IDS_AT_ONCE].astype(np.intp)
-            parts.append(self._join(part, all_lengths.take(part)))
-        return b"".join(parts)
+        parts = [checked[i : i + _IDS_AT_ONCE] for i in range(0, len(checked), _IDS_AT_ONCE)]
+        num_bytes = sum(int(all_lengths.take(part).sum()) for part in parts)
+        written = np.empty(num_bytes + _PIECE, dtype=np.uint8)
+        begin = 0
+        for part in parts:
+            lengths = all_lengths.take(part)
+            ends = begin + np.cumsum(lengths)
+            self._write(part.astype(np.intp, copy=False), ends - lengths, lengths, written)
+            begin = ends[-1]
+        return written[:num_bytes].data
 
-    def _join(self, ids: NDArray[Any], lengths: NDArray[np.int64]) -> bytes:
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
-        written = np.empty(ends[-1] + _PIECE, dtype=np.uint8)
+    def _write(
+        self,
+        ids: NDArray[np.intp],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        written: NDArray[np.uint8],
+    ) -> None:
+        """Write the first `lengths` bytes of tokens, from `starts` on."""
         # The 16 bytes from each byte on.
-        places = np.ndarray((ends[-1] + 1,), _PIECE_TYPE, written, strides=(1,))
+        places = np.ndarray((len(written) - _PIECE + 1,), _PIECE_TYPE, written, strides=(1,))
         # Which tokens have more than 16 bytes, which of these more than 32, and so on.
         longer = [np.flatnonzero(lengths > _PIECE)]
         while len(longer[-1]):
@@ -77,7 +86,6 @@ class Decoder:
             pieces = self._pieces[self._first_index[ids[long]] + index]
             places[starts[long] + _PIECE * index] = pieces
         places[starts] = self._first_piece.take(ids)
-        return written[:-_PIECE].tobytes()
 
     def _check(self, ids: Any) -> NDArray[Any]:
         """Ids as an array."""

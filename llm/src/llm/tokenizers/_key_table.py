@@ -1,8 +1,8 @@
 """A hash table from 64-bit keys to small integers, for many keys in one call.
 
 Open addressing as in the textbook, but one step at a time for all keys together: look into the
-slots that the keys hash to, keep the keys that met another one there, move on with these. Half
-of the slots stay empty, so that nearly every key is settled by the first look.
+slots that the keys hash to, keep the keys that met another one there, move on with these. So
+many slots stay empty that nearly every key is settled by the first look.
 
 References: Knuth, The Art of Computer Programming, volume 3, section 6.4; Dietzfelbinger et al.,
 "A Reliable Randomized Algorithm for the Closest-Pair Problem", 1997, for the hash function.
@@ -23,8 +23,13 @@ MULTIPLIER = np.uint64(secrets.randbits(64) | 1)
 class KeyTable:
     """Maps uint64 keys to int32 values, none below 0."""
 
-    def __init__(self) -> None:
-        """Make an empty table."""
+    def __init__(self, slots_per_key: int = 2) -> None:
+        """Make an empty table.
+
+        Args:
+            slots_per_key: at least so many; with more, few keys are found in few steps.
+        """
+        self._slots_per_key = slots_per_key
         self._num_keys = 0
         self._allocate(1 << 10)
 
@@ -47,10 +52,10 @@ class KeyTable:
     def add(self, keys: NDArray[np.uint64], values: NDArray[np.int32]) -> None:
         """Put in distinct keys that are not in the table."""
         num_keys = self._num_keys + len(keys)
-        if 2 * num_keys > len(self._keys):
+        if self._slots_per_key * num_keys > len(self._keys):
             used = self._values >= 0
             old_keys, old_values = self._keys[used], self._values[used]
-            self._allocate(2 * num_keys)
+            self._allocate(self._slots_per_key * num_keys)
             self._insert(old_keys, old_values)
         self._insert(keys, values)
         self._num_keys = num_keys

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.tokenizers._bpe_encode import NO_TOKEN
-from llm.tokenizers._byte_level import BYTE_TO_CHAR, CHAR_TO_BYTE, from_printable
+from llm.tokenizers._byte_level import BYTE_TO_CHAR, CHAR_TO_BYTE, from_printable, is_printable
 from llm.tokenizers._decoder import Decoder
 from llm.tokenizers._special_tokens import AddedTokenMatcher
 from llm.tokenizers._surrogates import is_unicode, replace_surrogates
@@ -47,7 +47,7 @@ class Pipeline:
                 text = self._normalize(token.content) if token.normalized else token.content
                 token_bytes[token.token_id] = text.encode("utf-8")
 
-        self.decode_bytes = Decoder(token_bytes, self.special_ids)
+        self.decode = Decoder(token_bytes, self.special_ids)
         self._text_encoder = TextEncoder(
             make_pre_tokenizer(data.pre_tokenizer, "pre_tokenizer"),
             byte_ids=[data.vocab.get(BYTE_TO_CHAR[byte], NO_TOKEN) for byte in range(256)],
@@ -59,7 +59,7 @@ class Pipeline:
             whole={
                 token_bytes[token_id]: token_id
                 for token, token_id in data.vocab.items()
-                if data.ignore_merges and token not in self._specials and _is_printable(token)
+                if data.ignore_merges and token not in self._specials and is_printable(token)
             },
             num_ids=len(self.tokens),
         )
@@ -154,9 +154,5 @@ class Pipeline:
         return unicodedata.normalize("NFC", text) if self._normal_form else text
 
 
-def _is_printable(token: str) -> bool:
-    return all(char in CHAR_TO_BYTE for char in token)
-
-
 def _token_bytes(token: str) -> bytes:
-    return from_printable(token) if _is_printable(token) else token.encode("utf-8")
+    return from_printable(token) if is_printable(token) else token.encode("utf-8")

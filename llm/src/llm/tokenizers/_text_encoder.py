@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,10 @@ from llm.tokenizers._threads import map_in_threads
 
 # Shorter texts take less time chunk by chunk than in a block.
 _SHORT_TEXT = 4000
+# New chunks of so many blocks are merged together.
+_BLOCKS_AT_ONCE = 8
 # Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
-_MOST_CHUNKS = 1 << 16
+_MOST_CHUNKS = 1 << 18
 _LONGEST_KEPT_CHUNK = 64
 
 
@@ -68,15 +71,15 @@ class TextEncoder:
         if len(text) < _SHORT_TEXT or not self._is_gpt2:
             return list(chain.from_iterable(map(self._ids_of_chunk, self._cut(text))))
         ids: list[int] = []
-        for block in blocks_of([text]):
-            ids += self._to_list(self._encode_block(block)[0])
+        for encoded in self._encode_blocks([text]):
+            ids += self._to_list(encoded.ids)
         return ids
 
     def encode_numpy(self, text: str) -> NDArray[np.int32]:
         """As `encode`, the ids in an array."""
         if len(text) < _SHORT_TEXT or not self._is_gpt2:
             return np.array(self.encode(text), dtype=np.int32)
-        return np.concatenate([self._encode_block(block)[0] for block in blocks_of([text])])
+        return np.concatenate([encoded.ids for encoded in self._encode_blocks([text])])
 
     def encode_batch(self, texts: Iterable[str], num_threads: int) -> list[list[int]]:
         """As `encode`, of many texts."""
@@ -84,31 +87,45 @@ class TextEncoder:
             return list(map(self.encode, texts))
         batch: list[list[int]] = []
         unfinished: list[int] = []
-        blocks = blocks_of(texts)
-        for ids, ends, ends_text in map_in_threads(self._encode_block, blocks, num_threads):
-            all_ids = self._to_list(ids)
-            for (begin, end), is_end in zip(pairwise([0, *ends.tolist()]), ends_text, strict=True):
-                unfinished = unfinished + all_ids[begin:end] if unfinished else all_ids[begin:end]
-                if is_end:
+        for encoded in self._encode_blocks(texts, num_threads):
+            ids = self._to_list(encoded.ids)
+            bounds = pairwise([0, *encoded.ends.tolist()])
+            for (begin, end), ends_text in zip(bounds, encoded.ends_text, strict=True):
+                unfinished = unfinished + ids[begin:end] if unfinished else ids[begin:end]
+                if ends_text:
                     batch.append(unfinished)
                     unfinished = []
         return batch
 
-    def _encode_block(
-        self, block: Block
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64], list[bool]]:
-        """Ids of the pieces of a block, where those of each end, and which end a text."""
+    def _encode_blocks(self, texts: Iterable[str], num_threads: int = 1) -> Iterator[_EncodedBlock]:
+        """Encode texts, some blocks of them at a time."""
+        blocks = blocks_of(texts)
+        groups = iter(lambda: list(islice(blocks, _BLOCKS_AT_ONCE)), [])
+        return chain.from_iterable(map_in_threads(self._encode_group, groups, num_threads))
+
+    def _encode_group(self, blocks: list[Block]) -> list[_EncodedBlock]:
         try:
             encoder = self._idle.pop()
         except IndexError:  # all are at work
             encoder = BlockEncoder(self._merge, self._merge_many, self._whole)
-        ids, ends = encoder.encode(block.data)
+        encoded = encoder.encode([block.data for block in blocks])
         self._idle.append(encoder)
-        return ids, ends, block.ends_text
+        return [
+            _EncodedBlock(ids, ends, block.ends_text)
+            for (ids, ends), block in zip(encoded, blocks, strict=True)
+        ]
 
     def _to_list(self, ids: NDArray[np.int32]) -> list[int]:
         as_list: list[int] = self._ints.take(ids).tolist()
         return as_list
+
+
+class _EncodedBlock(NamedTuple):
+    """Ids of the pieces of texts in a block, where those of each end, and which end a text."""
+
+    ids: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    ends_text: list[bool]
 
 
 class _KnownChunks(dict[str, tuple[int, ...]]):

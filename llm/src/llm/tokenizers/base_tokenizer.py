@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable
 from os import PathLike
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 Self = TypeVar("Self", bound="BaseTokenizer")
 AllowedSpecial = Literal["all"] | Collection[str]
 
@@ -91,6 +94,15 @@ class BaseTokenizer(ABC):
             TypeError: `ids` are not integers in one dimension.
         """
         return self.decode_bytes(ids, skip_special_tokens).decode("utf-8", errors)
+
+    def encode_numpy(
+        self,
+        text: str,
+        add_special_tokens: bool = True,
+        allowed_special: AllowedSpecial = (),
+    ) -> NDArray[np.int32]:
+        """Ids of a text as `encode` gives them, in an array of the caller's own."""
+        return np.array(self.encode(text, add_special_tokens, allowed_special), dtype=np.int32)
 
     def encode_batch(
         self,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llm.tokenizers._bpe_train import learn_merges
-from llm.tokenizers._byte_level import CHAR_TO_BYTE, from_printable, to_printable
+from llm.tokenizers._byte_level import CHAR_TO_BYTE, from_printable, is_printable, to_printable
 from llm.tokenizers._count_chunks import count_chunks
 from llm.tokenizers._files import write_atomically
 from llm.tokenizers._json_node import Json, JsonNode, parse_json
@@ -138,9 +138,7 @@ class BPETokenizer(BaseTokenizer):
             *chunks,
             vocab_size=vocab_size,
             first_id=len(added),
-            reserved={
-                from_printable(token) for token in special_ids if set(token) <= CHAR_TO_BYTE.keys()
-            },
+            reserved={from_printable(token) for token in special_ids if is_printable(token)},
             show_progress=show_progress,
         )
         names = [*special_ids, *map(to_printable, tokens)]
@@ -246,7 +244,11 @@ class BPETokenizer(BaseTokenizer):
             ValueError: an id is out of range, or the tokenizer is not trained.
             TypeError: `ids` are not integers in one dimension.
         """
-        return self._pipeline.decode_bytes(ids, skip_special_tokens)
+        return bytes(self._pipeline.decode(ids, skip_special_tokens))
+
+    def decode(self, ids: Any, skip_special_tokens: bool = False, errors: str = "replace") -> str:
+        """As `BaseTokenizer.decode`."""
+        return str(self._pipeline.decode(ids, skip_special_tokens), "utf-8", errors)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the tokenizer.

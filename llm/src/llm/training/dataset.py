@@ -102,8 +102,7 @@ class TextDataset(Dataset[Batch]):
                         "of its special_tokens named '<eos>', or join the texts yourself"
                     )
                 documents.append(_compact(np.array([tokenizer.eos_token_id])))
-            ids = tokenizer.encode(text, add_special_tokens=False)
-            documents.append(_compact(np.array(ids, dtype=np.int64)))
+            documents.append(_compact(tokenizer.encode_numpy(text, add_special_tokens=False)))
         joined = np.concatenate(documents) if documents else np.array([], dtype=np.int64)
         return cls(joined, block_size=block_size, stride=stride)
 
