@@ -776,6 +776,62 @@ class TestErrors:
         )
 
 
+class TestPatterns:
+    @pytest.mark.parametrize("pattern", ["cl100k_base", "o200k_base", r" ?\p{L}+|\s+"])
+    def test_ids_are_those_of_the_tokenizer_here_and_in_stock(self, pattern, tmp_path):
+        tokenizer = train(pattern=pattern, add_bos=True)
+        adapter = HFTokenizerAdapter(tokenizer)
+        tokenizer.save(tmp_path)
+        stock = AutoTokenizer.from_pretrained(tmp_path)
+        for text in [*TEXTS, RUSSIAN, "DON'T 1234567 \n  x/\n"]:
+            ids = tokenizer.encode(text, allowed_special="all")
+            assert adapter.encode(text) == stock.encode(text) == ids
+            assert adapter.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
+        assert adapter.to_llm_tokenizer() == tokenizer
+
+
+class TestMissingBytes:
+    @pytest.fixture
+    def lacking(self, tmp_path_factory):
+        document = json.loads(train(add_bos=True).to_json())
+        names = [token["content"] for token in document["added_tokens"]]
+        names += [chr(code) for code in range(0x21, 0x7F) if chr(code) != "Q"] + ["Ġ", "Ċ", "th"]
+        document["model"]["merges"] = [["t", "h"]]
+        document["model"]["vocab"] = {name: token_id for token_id, name in enumerate(names)}
+        folder = tmp_path_factory.mktemp("lacking")
+        (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+        return folder, BPETokenizer.load(folder)
+
+    def test_ids_are_those_of_the_tokenizer_or_an_error(self, lacking, tmp_path):
+        _, tokenizer = lacking
+        adapter = HFTokenizerAdapter(tokenizer)
+        assert isinstance(adapter, HFTokenizerAdapter)
+        assert not adapter.is_fast
+        adapter.save_pretrained(tmp_path)
+        again = HFTokenizerAdapter.from_pretrained(tmp_path)
+        for wrapped in (adapter, again, AutoTokenizer.from_pretrained(tmp_path)):
+            for text in ("the path\n", "", "<eos>th<é><|im_start|> x<pad", "word " * 2000):
+                ids = tokenizer.encode(text, allowed_special="all")
+                assert wrapped.encode(text) == ids
+                assert wrapped([text, "th"]).input_ids == [ids, tokenizer.encode("th")]
+                assert wrapped.decode(ids, skip_special_tokens=True) == tokenizer.decode(
+                    ids, skip_special_tokens=True
+                )
+            for text in ("Queen", "the ёж", "word " * 2000 + "Q"):
+                with pytest.raises(ValueError, match="no token for the byte"):
+                    wrapped(text)
+                with pytest.raises(ValueError, match="no token for the byte"):
+                    wrapped(["the", text])
+            assert wrapped.to_llm_tokenizer() == tokenizer
+
+    def test_a_folder_is_refused_that_the_backend_would_lose_bytes_with(self, lacking):
+        folder, tokenizer = lacking
+        stock = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        assert stock.encode("Qx").ids == tokenizer.encode("x")  # not a word about the Q
+        with pytest.raises(ValueError, match=r"no token for 161 bytes.*BPETokenizer\.load"):
+            HFTokenizerAdapter.from_pretrained(folder)
+
+
 def _with_added_tokens(cache=[]):  # noqa: B006  # once for all examples
     if not cache:
         adapter = HFTokenizerAdapter(train())

@@ -163,6 +163,18 @@ def test_what_the_native_class_cannot_express_is_named(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tokenizer_that_lacks_bytes_is_refused(model, tokenizer, tmp_path):
+    document = json.loads(tokenizer.to_json())
+    vocab = {name: i for i, name in enumerate([*tokenizer.special_tokens, *"abc"])}
+    document["model"].update(vocab=vocab, merges=[])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    lacking = BPETokenizer.load(tmp_path)
+    for given in (lacking, HFTokenizerAdapter(lacking)):
+        with pytest.raises(ValueError, match="no token for 253 bytes, such as 0x00"):
+            export_native(model, tmp_path / "out", given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_head_with_a_bias_is_named(model, tmp_path):
     adapter = HFAdapter.from_llm_model(model)
     weight = adapter.lm_head.weight

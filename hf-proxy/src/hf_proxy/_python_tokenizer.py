@@ -213,7 +213,11 @@ class HFPythonTokenizerAdapter(MixedBatchPadding, PythonBackend):
         tokenizer = self._llm_tokenizer
         for token_id in range(tokenizer.vocab_size):
             text = tokenizer.decode([token_id], skip_special_tokens=True)
-            if text and tokenizer.encode(text, add_special_tokens=False) == [token_id]:
+            try:
+                bare = tokenizer.encode(text, add_special_tokens=False)
+            except ValueError:  # text that the tokenizer cannot encode
+                continue
+            if text and bare == [token_id]:
                 ids = tokenizer.encode(text)
                 if ids.count(token_id) == 1:
                     place = ids.index(token_id)

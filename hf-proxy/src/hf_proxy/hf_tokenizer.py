@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerFast
 
 from hf_proxy._padding import MixedBatchPadding
@@ -43,16 +43,18 @@ class HFTokenizerAdapter(MixedBatchPadding, PreTrainedTokenizerFast, metaclass=A
     `save_pretrained` writes a folder that stock `AutoTokenizer` opens with equal ids where this
     package is not installed.
 
-    Any other `BaseTokenizer` gives an `HFPythonTokenizerAdapter`. `isinstance(x,
-    HFTokenizerAdapter)` is true of both; `x.is_fast` tells them apart.
+    Any other `BaseTokenizer` gives an `HFPythonTokenizerAdapter`, and so does a `BPETokenizer`
+    whose vocabulary lacks some bytes: tokenizers drops them from the text without a word, while
+    encoding such a text here is a `ValueError`. `isinstance(x, HFTokenizerAdapter)` is true of
+    both; `x.is_fast` tells them apart.
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}  # noqa: RUF012  # transformers' name
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
 
     def __new__(cls, tokenizer: BaseTokenizer | None = None, **kwargs: Any) -> Any:
-        """Choose the backend: Rust for a `BPETokenizer`, Python for any other tokenizer."""
-        if isinstance(tokenizer, BaseTokenizer) and not _is_byte_level_bpe(tokenizer):
+        """Choose the backend: Rust for a `BPETokenizer` of all bytes, Python for any other."""
+        if isinstance(tokenizer, BaseTokenizer) and not _suits_rust(tokenizer):
             return HFPythonTokenizerAdapter(tokenizer, **kwargs)
         return super().__new__(cls)
 
@@ -68,7 +70,8 @@ class HFTokenizerAdapter(MixedBatchPadding, PreTrainedTokenizerFast, metaclass=A
         Raises:
             TypeError: it is not a tokenizer of ours.
             ValueError: it is not trained, or a part is played by a token that transformers would
-                start to match in the text.
+                start to match in the text, or a byte-level vocabulary that was read from a folder
+                lacks some bytes.
         """
         self._misread: dict[int, AddedToken] = {}
         if tokenizer is not None:
@@ -98,6 +101,7 @@ class HFTokenizerAdapter(MixedBatchPadding, PreTrainedTokenizerFast, metaclass=A
         elif not kwargs.keys() & {"tokenizer_object", "tokenizer_file"}:
             raise TypeError("HFTokenizerAdapter takes a tokenizer, such as a trained BPETokenizer")
         super().__init__(**kwargs)
+        self._check_bytes()
         self._note_added_tokens()
         # Those without a part would else be special to the backend and not to transformers.
         named = set(self.all_special_tokens)
@@ -249,6 +253,19 @@ class HFTokenizerAdapter(MixedBatchPadding, PreTrainedTokenizerFast, metaclass=A
         files: tuple[str, ...] = super()._save_pretrained(*args, **kwargs)
         return files
 
+    def _check_bytes(self) -> None:
+        """Refuse a byte-level vocabulary with which the backend would lose bytes of the text."""
+        model = self.backend_tokenizer.model
+        if not isinstance(self.backend_tokenizer.decoder, decoders.ByteLevel):
+            return
+        lacking = sorted(char for char in _BYTE_CHARS if model.token_to_id(char) is None)
+        if lacking and isinstance(model, models.BPE):
+            raise ValueError(
+                f"the vocabulary has no token for {len(lacking)} bytes, such as {lacking[0]!r}: "
+                "tokenizers would leave them out of the text; HFTokenizerAdapter(BPETokenizer.load("
+                "folder)) refuses only texts that have them"
+            )
+
     def _note_added_tokens(self) -> None:
         """Find added tokens that the decoder misreads: the é of `<é>` is not the byte 0xE9."""
         is_byte_level = isinstance(self.backend_tokenizer.decoder, decoders.ByteLevel)
@@ -298,11 +315,12 @@ class _NoModelConfig(PreTrainedConfig):
     model_type = "hf_proxy_tokenizer"
 
 
-def _is_byte_level_bpe(tokenizer: BaseTokenizer) -> bool:
+def _suits_rust(tokenizer: BaseTokenizer) -> bool:
     # A subclass that encodes in its own way is a tokenizer of its own.
     return isinstance(tokenizer, BPETokenizer) and (
         type(tokenizer).encode is BPETokenizer.encode
         and type(tokenizer).decode_bytes is BPETokenizer.decode_bytes
+        and not tokenizer.missing_bytes
     )
 
 

@@ -184,7 +184,8 @@ def export_native(
     Raises:
         TypeError: the model or the tokenizer is of another kind.
         ValueError: transformers' class cannot express the model (the field or
-            weight is named), or what it makes of the folder is not the model.
+            weight is named), what it makes of the folder is not the model, or
+            the tokenizer's vocabulary lacks some bytes.
     """
     folder = Path(folder)
     generation_config = None
@@ -201,6 +202,12 @@ def export_native(
         raise TypeError(f"expected a BPETokenizer, wrapped or not: {type(tokenizer).__name__}")
     if tokenizer is not None:
         _check_vocabulary(len(tokenizer), model.config.vocab_size)
+        if tokenizer.missing_bytes:
+            raise ValueError(
+                f"the tokenizer has no token for {len(tokenizer.missing_bytes)} bytes, such as "
+                f"{tokenizer.missing_bytes[0]:#04x}: plain transformers would leave them out of "
+                "the text, where ours raises"
+            )
     if not isinstance(chat_template, str | None):
         raise ValueError("chat_template is a mapping of several; an export has one")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,18 @@
-"""Other published forms: GPT-2's files and tiktoken's encodings."""
+"""Other published forms: GPT-2's files, tiktoken's encodings, patterns by name."""
 
 import json
 import random
+import re
 
 import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from llm.tokenizers import BPETokenizer
 from llm.tokenizers._pretokenize import GPT2_PATTERN
+from llm.tokenizers._published_patterns import PUBLISHED_PATTERNS
 
 GPT2_OF_TIKTOKEN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -19,6 +21,45 @@ CL100K_OF_TIKTOKEN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
+
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+OWN = r" ?\p{L}+|\d|[^\s\p{L}\d]+|\s"
+# As `train` takes them, and as tiktoken and tokenizers spell them.
+SPELLINGS = {
+    "gpt2": (GPT2_OF_TIKTOKEN, GPT2_PATTERN),
+    "cl100k_base": (
+        CL100K_OF_TIKTOKEN,
+        CL100K_OF_TIKTOKEN.replace("$", r"\z").replace("{1,3}+", "{1,3}"),
+    ),
+    "o200k_base": (O200K, O200K),
+    "llama3": (LLAMA3, LLAMA3),
+    "qwen2": (QWEN2, QWEN2),
+    OWN: (OWN, OWN),
+}
+HOSTILE = [
+    "",
+    " ",
+    "a \n  ",
+    "x\n \n\t y \r\n  ",
+    "DON'T we'Ve it's I'LL ſ's Ёлка'S",
+    "1234567 12 ٣٤٥٦ ½¼Ⅷ",
+    "path/to//file/\n// comment\r\n/",
+    "camelCaseWords HTTPServer ПриветМир ǅungla aʰb",
+    "e\u0301a\u0308 й x̂y",
+    "\u3000日本語\x85\x1c\u200b😀👩‍👩‍👧",
+    "a\ud800b \ud83d\ude00",
+]
 
 
 def encoding_of(tokenizer, pattern=GPT2_PATTERN):
@@ -109,11 +150,196 @@ def test_a_tiktoken_encoding_that_cannot_be_read_is_an_error():
     unknown = tiktoken.Encoding("words", pat_str=r"\w+", mergeable_ranks=ranks, special_tokens={})
     with pytest.raises(ValueError, match=r"tiktoken encoding 'words': .*\\w\+"):
         BPETokenizer.from_tiktoken(unknown)
-    del ranks[b"a"]
-    ranks = {token: rank for rank, token in enumerate(ranks)}
-    partial = tiktoken.Encoding("partial", pat_str=r".", mergeable_ranks=ranks, special_tokens={})
-    with pytest.raises(ValueError, match=r"tiktoken encoding 'partial'.* lacks the byte 'a'"):
-        BPETokenizer.from_tiktoken(partial)
+    words = tiktoken.Encoding(
+        "words", pat_str=r".", mergeable_ranks={b"ab": 0, b"cd": 1}, special_tokens={}
+    )
+    with pytest.raises(ValueError, match=r"tiktoken encoding 'words'.* no token for any byte"):
+        BPETokenizer.from_tiktoken(words)
+
+
+def every_way(tokenizer, text):
+    """Ids of a text by each method, which have to be one."""
+    ids = tokenizer.encode(text)
+    assert all(type(token_id) is int for token_id in ids)
+    assert tokenizer.encode_numpy(text).tolist() == ids
+    assert tokenizer.encode_batch(["", text]) == [[], ids]
+    return ids
+
+
+def assert_no_way(tokenizer, text, message):
+    """No method gives ids of a text."""
+    for encode in (
+        tokenizer.encode,
+        tokenizer.encode_numpy,
+        lambda text: tokenizer.encode_batch(["a", text, "a"]),
+        lambda text: tokenizer.encode_batch(["a", text, "a"] * 9, num_threads=2),
+        lambda text: tokenizer.encode(text, allowed_special="all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encode(text)
+
+
+@pytest.mark.parametrize("pattern", [GPT2_OF_TIKTOKEN, CL100K_OF_TIKTOKEN])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_tiktoken_encoding_that_lacks_bytes_gives_its_ids_or_names_the_byte(
+    pattern, seed, tmp_path
+):
+    rng = random.Random(seed)
+    known = b"abc \n"  # and no d, e, f
+    tokens = {bytes(rng.choices(b"abcd ", k=rng.randrange(2, 6))) for _ in range(60)}
+    tokens |= {b"de", b" ef", b" ad"}
+    ranks = {token: rank for rank, token in enumerate([*({bytes([b]) for b in known}), *tokens])}
+    encoding = tiktoken.Encoding(
+        "lacking",
+        pat_str=pattern,
+        mergeable_ranks=ranks,
+        special_tokens={"<d>": len(ranks)},
+    )
+    encoding_again = BPETokenizer.from_tiktoken(encoding)
+    encoding_again.save(tmp_path / "t.json")
+    ours = BPETokenizer.load(tmp_path / "t.json")
+    assert ours == encoding_again
+    assert set(range(256)) - set(ours.missing_bytes) == set(known)
+    library = Tokenizer.from_file(str(tmp_path / "t.json"))
+    for length in (0, 1, 5, 60, 5000):
+        text = bytes(rng.choices(known, k=length)).decode()
+        ids = encoding.encode_ordinary(text)
+        assert every_way(ours, text) == ids == library.encode(text).ids
+        # chunks that are tokens need no bytes
+        text += "\nde ef ad\n"
+        assert every_way(ours, text) == encoding.encode_ordinary(text)
+        assert ours.decode(ours.encode(text)) == text
+        text += "<d>\n"
+        ids = encoding.encode(text, allowed_special="all")
+        assert ours.encode(text, allowed_special="all") == ids
+        for word, byte in (("adé", "d"), ("efa", "e"), ("ё", "\xd1")):
+            message = f"no token for the byte {ord(byte):#04x} of '{word}'"
+            assert_no_way(ours, f"{text[:-4]}{word}", message)
+            assert_no_way(ours, f"{word}\n{text[:-4]}", message)
+        # what failed has left nothing behind
+        assert ours.encode(text, allowed_special="all") == ids
+        assert every_way(ours, "abc\n" * 2000) == encoding.encode_ordinary("abc\n" * 2000)
+
+
+# patterns
+
+
+@pytest.fixture(scope="module", params=SPELLINGS)
+def trained(request, corpus, tmp_path_factory):
+    """Tokenizers of one pattern: ours, the library's, the library's of our file, tiktoken's."""
+    of_tiktoken, of_library = SPELLINGS[request.param]
+    texts = [corpus[0][:50_000], *corpus[1:], *HOSTILE[:-1]]
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(of_library), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    ours = BPETokenizer()
+    ours.train(texts, 900, ["<eos>"], pattern=request.param, show_progress=False)
+    path = tmp_path_factory.mktemp("trained") / "tokenizer.json"
+    ours.save(path)
+    assert BPETokenizer.load(path) == ours
+    return ours, library, Tokenizer.from_file(str(path)), encoding_of(ours, of_tiktoken)
+
+
+def test_every_published_pattern_is_tested():
+    assert {*PUBLISHED_PATTERNS, OWN} == SPELLINGS.keys()
+
+
+def test_merges_trained_with_a_pattern_are_those_of_tokenizers(trained):
+    ours, library, *_ = trained
+    ours, theirs = json.loads(ours.to_json()), json.loads(library.to_str())
+    assert len(theirs["model"]["merges"]) == 643
+    assert ours["model"]["merges"] == theirs["model"]["merges"]
+    assert ours["model"]["vocab"] == theirs["model"]["vocab"]
+
+
+def test_ids_of_a_trained_pattern_are_those_of_tokenizers_and_tiktoken(trained, corpus, hard_texts):
+    ours, library, stock, encoding = trained
+    library.encode_special_tokens = stock.encode_special_tokens = True
+    for text in [*corpus, *hard_texts, *HOSTILE]:
+        ids = every_way(ours, text)
+        assert encoding.encode_ordinary(text) == ids
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert stock.encode(text).ids == ids
+        assert library.encode(text).ids == ids
+        assert ours.decode(ids) == text
+
+
+@given(data=st.data())
+def test_ids_of_any_text_with_a_trained_pattern(trained, any_text, data):
+    ours, _, stock, encoding = trained
+    text = data.draw(any_text)
+    ids = ours.encode(text, allowed_special="all")
+    assert ids == encoding.encode(text, allowed_special="all")
+    stock.encode_special_tokens = False
+    assert ids == stock.encode(text).ids
+
+
+def small(**options):
+    tokenizer = BPETokenizer()
+    tokenizer.train(["it's so, it's so, 12 times"], 256, show_progress=False, **options)
+    return tokenizer
+
+
+def test_the_pattern_is_that_of_gpt2_if_none_is_named():
+    tokenizer = small()
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    assert json.loads(tokenizer.to_json())["pre_tokenizer"] == {**byte_level, "use_regex": True}
+    assert small(pattern="gpt2") == small(pattern=GPT2_PATTERN) == tokenizer
+    assert small(pattern="cl100k_base") != tokenizer
+
+
+def test_a_pattern_is_saved_as_published(tmp_path):
+    split, byte_level = json.loads(small(pattern="o200k_base").to_json())["pre_tokenizer"][
+        "pretokenizers"
+    ]
+    assert split["type"] == "Split"
+    assert split["pattern"] == {"Regex": O200K}
+    assert (split["behavior"], split["invert"]) == ("Isolated", False)
+    assert byte_level["use_regex"] is False
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt-4", "GPT2", "gpt3.5", "cl100k", "r50k_base", "meta-llama/Llama-3.1-8B", "qwen2 ", "жук"],
+)
+def test_a_name_that_no_pattern_has_is_an_error_that_names_those_there_are(name):
+    texts = iter(["some text"])
+    with pytest.raises(ValueError, match="gpt2, cl100k_base, o200k_base") as error:
+        BPETokenizer().train(texts, 300, pattern=name, show_progress=False)
+    assert repr(name) in str(error.value)
+    assert next(texts) == "some text"  # nothing was read in vain
+
+
+def test_a_name_can_be_meant_as_a_pattern():
+    for pattern in ("(?:it)", " ", "."):  # the last two are no names
+        section = json.loads(small(pattern=pattern).to_json())["pre_tokenizer"]
+        assert section["pretokenizers"][0]["pattern"] == {"Regex": pattern}
+
+
+def test_a_pattern_that_cannot_be_used_is_an_error_and_keeps_the_vocabulary():
+    tokenizer = small()
+    cases = [(r"\w+", r"\w+"), (r"(a", "does not compile"), ("", "empty string"), ("a*", "empty")]
+    for pattern, message in cases:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            tokenizer.train(["text"], 300, pattern=pattern, show_progress=False)
+    for pattern in (None, re.compile("a+")):
+        with pytest.raises(TypeError, match="pattern has to be a str"):
+            tokenizer.train(["text"], 300, pattern=pattern, show_progress=False)
+    assert tokenizer == small()
+
+
+# GPT-2's files
 
 
 @pytest.fixture
@@ -137,6 +363,7 @@ def test_gpt2_files_give_the_same_tokenizer(gpt2_files, tokenizer):
     [
         ("vocab.bpe", lambda text: text + "a b c\n", "vocab.bpe: line .* is 'a b c'"),
         ("vocab.bpe", lambda text: text + "alone\n", "vocab.bpe: line .* is 'alone'"),
+        ("encoder.json", lambda text: "{}", "has no token for any byte"),
         ("vocab.bpe", lambda text: text + "Ġ Ċ\n", r"merges\[740\]: 'ĠĊ' is not in the vocabulary"),
         ("encoder.json", lambda text: text[:-9], "encoder.json is not valid JSON"),
         ("encoder.json", lambda text: "[1]", "encoder.json: vocab is .*not an object"),
@@ -152,3 +379,38 @@ def test_damaged_gpt2_files_are_errors(gpt2_files, name, damage, message):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=f"{name} is not UTF-8"):
         BPETokenizer.from_gpt2_files(*gpt2_files)
+
+
+def test_gpt2_files_that_lack_bytes_give_the_ids_of_tokenizers(gpt2_files, tokenizer, corpus):
+    encoder_json, vocab_bpe = gpt2_files
+    merges = vocab_bpe.read_text("utf-8").splitlines()[1:]
+    used = {*"".join(merges), *"abcdefghijklmnopqrstuvwxyzĠĊ"} - {" "}
+    tokens = ["<eos>", *sorted(used), *(merge.replace(" ", "") for merge in merges)]
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
+    encoder_json.write_text(json.dumps(vocab), "utf-8")
+    ours = BPETokenizer.from_gpt2_files(encoder_json, vocab_bpe)
+    assert ours.special_tokens == ["<eos>"]
+    assert len(ours.missing_bytes) == 256 - len(used) > 100
+    library = Tokenizer(models.BPE.from_file(str(encoder_json), str(vocab_bpe)))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = [word for word in corpus[0].split(" ") if word.isascii() and set(word) <= used]
+    assert len(words) > 5000
+    text = " ".join(words)
+    for part in (text[:50], text[:3000], text):
+        assert every_way(ours, part) == library.encode(part).ids
+        assert_no_way(ours, f"{part} \x00", "no token for the byte 0x00")
+
+
+@pytest.mark.parametrize(
+    "merges",
+    [["t h", "th e</w>"], ["♥ ♥"]],
+    ids=["ends of words", "characters"],
+)
+def test_gpt2_files_that_are_not_byte_level_are_errors(merges, tmp_path):
+    tokens = ["<unk>", *"the♥", "e</w>", *(merge.replace(" ", "") for merge in merges)]
+    vocab = {token: token_id for token_id, token in enumerate(dict.fromkeys(tokens))}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), "utf-8")
+    (tmp_path / "merges.txt").write_text("\n".join(merges), "utf-8")
+    part = merges[-1].split(" ")[1]
+    with pytest.raises(ValueError, match=rf"merges\.txt: .*'{part}'.* not a byte-level vocabulary"):
+        BPETokenizer.from_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt")

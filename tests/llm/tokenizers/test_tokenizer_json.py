@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 import re
 import unicodedata
 
@@ -21,6 +22,7 @@ from tokenizers import (
 )
 
 from llm.tokenizers import BPETokenizer
+from llm.tokenizers._byte_level import from_printable, to_printable
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -263,7 +265,9 @@ def test_what_is_not_supported_is_an_error_that_names_it(document, tmp_path, pat
     ("path", "value", "message"),
     [
         ("model", None, "model is null, not an object"),
-        ("model.vocab", {}, "model.vocab lacks the byte"),
+        ("model.vocab", {}, "model.vocab has no token for any byte"),
+        ("model.vocab", {"a": 0, "▁the": 1, "<s>": 2, "</s>": 3}, "'!' and has '▁the', which"),
+        ("model.vocab", {"a": 0, " the": 1, "<s>": 2, "</s>": 3}, "'!' and has ' the', which"),
         ("model.vocab.he", -1, "model vocab: the id of 'he' is -1"),
         ("model.vocab.he", 3.0, "model vocab: the id of 'he' is 3.0"),
         ("model.vocab.he", True, "model vocab: the id of 'he' is True"),
@@ -368,3 +372,183 @@ def test_any_single_damage_is_a_value_error_or_harmless(document, tmp_path):
                 messages.append(str(error))
     assert len(messages) > 250
     assert [message for message in messages if "tokenizer.json: " not in message] == []
+
+
+# vocabularies that no training of ours gives
+
+
+def every_way(tokenizer, text, **options):
+    """Ids of a text by each method, which have to be one."""
+    ids = tokenizer.encode(text, **options)
+    assert all(type(token_id) is int for token_id in ids)
+    assert tokenizer.encode_numpy(text, **options).tolist() == ids
+    assert tokenizer.encode_batch([text], **options) == [ids]
+    return ids
+
+
+@pytest.mark.parametrize("ignore_merges", [False, True])
+@pytest.mark.parametrize("published_in", [gpt2, deepseek])
+@pytest.mark.parametrize("seed", range(4))
+def test_ids_in_any_order_are_those_of_the_library(
+    published_in, ignore_merges, seed, corpus, hard_texts, tmp_path
+):
+    # special tokens first, bytes anywhere, merged tokens in another order than their merges
+    rng = random.Random(seed)
+    document = json.loads(published_in(corpus).to_str())
+    model = document["model"]
+    model["ignore_merges"] = ignore_merges
+    specials = {token["content"] for token in document["added_tokens"]}
+    others = [token for token in model["vocab"] if token not in specials]
+    rng.shuffle(others)
+    ids = {token: token_id for token_id, token in enumerate([*sorted(specials), *others])}
+    model["vocab"] = ids
+    for token in document["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    if seed % 2:  # and merges in another order than their parts, as far as these allow
+        rng.shuffle(model["merges"])
+    ours = load(document, tmp_path)
+    library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    long_text = "".join(hard_texts) * 5
+    assert len(long_text) > 8000
+    for text in [*corpus, *hard_texts, long_text, "word" * 3000]:
+        ids = library.encode(text).ids
+        assert every_way(ours, text, allowed_special="all") == ids
+        library.encode_special_tokens = True
+        assert every_way(ours, text) == library.encode(text).ids
+        library.encode_special_tokens = False
+        assert ours.decode(ids) == library.decode(ids, skip_special_tokens=False)
+
+
+def lacking_bytes(corpus, **options):
+    """A vocabulary of the bytes that English and a special token have."""
+    ascii_text = corpus[0].encode("ascii", "ignore").decode()[:60_000]
+    library = Tokenizer(models.BPE(**options))
+    library.pre_tokenizer = byte_level()
+    library.decoder = decoders.ByteLevel()
+    specials = ["<s>", "<ё>", *([options["unk_token"]] if "unk_token" in options else [])]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=specials, show_progress=False)
+    library.train_from_iterator([ascii_text], trainer)
+    return library
+
+
+@pytest.fixture(scope="module", params=["plain", "unk", "ignore_merges"])
+def lacking(request, corpus, tmp_path_factory):
+    """The library's and ours; with `ignore_merges` there are whole chunks of missing bytes."""
+    options = {"unk": {"unk_token": "<unk>", "fuse_unk": True}}.get(request.param, {})
+    document = json.loads(lacking_bytes(corpus, **options).to_str())
+    if request.param == "ignore_merges":
+        document["model"]["ignore_merges"] = True
+        for word in (" ещё", "ещё"):
+            token = to_printable(word.encode())
+            document["model"]["vocab"][token] = len(document["model"]["vocab"])
+    folder = tmp_path_factory.mktemp("lacking")
+    ours = load(document, folder)
+    ours.save(folder / "again")
+    assert BPETokenizer.load(folder / "again") == ours
+    return Tokenizer.from_file(str(folder / "again" / "tokenizer.json")), ours
+
+
+def missing_in(library, ours, text):
+    """The chunks of a text that cannot be encoded, each with its first byte that is missing."""
+    missing = {*ours.missing_bytes}
+    chunks = []
+    for chunk, _ in library.pre_tokenizer.pre_tokenize_str(text):
+        data = from_printable(chunk)
+        found = [byte for byte in data if byte in missing]
+        # no token has a missing byte, but those of whole chunks
+        if found and ours.token_to_id(chunk) is None:
+            chunks.append((data.decode(), found[0]))
+    return chunks
+
+
+def assert_ids_or_the_byte(library, ours, text):
+    """Ids are those of the library, which leaves out missing bytes: there it is an error."""
+    chunks = missing_in(library, ours, text)
+    library.encode_special_tokens = True
+    if not chunks:
+        assert every_way(ours, text) == library.encode(text).ids
+        assert ours.decode(ours.encode(text)) == text
+        return
+    expected = "|".join(
+        re.escape(f"no token for the byte {byte:#04x} of {chunk!r}") for chunk, byte in chunks
+    )
+    for encode in (
+        ours.encode,
+        ours.encode_numpy,
+        lambda text: ours.encode_batch(["some", text, "words"]),
+        lambda text: ours.encode_batch(["some", text, "words"], num_threads=2),
+        lambda text: ours.encode_batch([text], allowed_special={"<s>"}),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            encode(text)
+
+
+def test_a_vocabulary_that_lacks_bytes_is_read(lacking, corpus):
+    library, ours = lacking
+    assert len(ours.missing_bytes) > 128
+    assert [chr(byte) for byte in ours.missing_bytes if byte < 128 and chr(byte).islower()] == []
+    assert ours.get_vocab() == library.get_vocab()
+    known = corpus[0][:60_000].encode("ascii", "ignore").decode()
+    for text in ("", "word", known[:3900], known[:4100], known, "a" * 1000, "ab" * 4000):
+        assert missing_in(library, ours, text) == []
+        assert_ids_or_the_byte(library, ours, text)
+
+
+@pytest.mark.parametrize("padding", ["", "word " * 5, "word " * 1000, "word " * 60_000])
+@pytest.mark.parametrize("bad", ["ё", "aё", "\x00", "😀", "x\ud800", "é" * 300])
+def test_a_missing_byte_is_an_error_that_names_it(lacking, padding, bad):
+    library, ours = lacking
+    shown = "\ufffd" if "\ud800" in bad else repr(bad)[1:-1]
+    for text in (bad + "\n" + padding, padding + bad, padding + bad + " " + padding):
+        for encode in (ours.encode, ours.encode_numpy, lambda text: ours.encode_batch([text])):
+            with pytest.raises(ValueError, match=r"no token for the byte 0x") as error:
+                encode(text)
+            assert f"{shown}': this text cannot be encoded" in str(error.value)
+    # what failed has left nothing behind
+    assert_ids_or_the_byte(library, ours, padding + "word\n" + padding)
+
+
+@given(data=st.data())
+def test_any_text_has_the_ids_of_the_library_or_a_missing_byte(lacking, any_text, data):
+    library, ours = lacking
+    some_text = st.one_of(any_text, st.text(st.sampled_from("ab t\n'sё\x00")))
+    text = data.draw(some_text)
+    assert_ids_or_the_byte(library, ours, text)
+    assert_ids_or_the_byte(library, ours, "word " * 1000 + text)
+
+
+def test_chunks_that_are_tokens_need_no_bytes(lacking):
+    library, ours = lacking
+    is_token = ours.token_to_id(to_printable("ещё".encode())) is not None
+    for text in (" ещё", "ещё ещё\nещё", "word " * 1000 + "\nещё ещё"):
+        assert (missing_in(library, ours, text) == []) == is_token
+        assert_ids_or_the_byte(library, ours, text)
+
+
+def test_special_tokens_need_no_bytes(lacking):
+    library, ours = lacking
+    library.encode_special_tokens = False
+    for text in ("<ё>", "a<ё>b <s>", "word " * 1000 + "<ё>x"):
+        assert every_way(ours, text, allowed_special="all") == library.encode(text).ids
+        assert ours.decode(ours.encode(text, allowed_special="all")) == text
+        with pytest.raises(ValueError, match="no token for the byte 0xd1"):
+            ours.encode(text)
+
+
+def test_any_ids_of_a_vocabulary_that_lacks_bytes_are_decoded(lacking):
+    library, ours = lacking
+    rng = random.Random(0)
+    for _ in range(200):
+        ids = rng.choices(range(ours.vocab_size), k=rng.randrange(9))
+        ids = [token_id for token_id in ids if ours.id_to_token(token_id) != "<ё>"]
+        assert ours.decode(ids) == library.decode(ids, skip_special_tokens=False)
+
+
+def test_an_added_token_named_as_a_missing_byte_is_its_own_text(corpus, tmp_path):
+    library = lacking_bytes(corpus)
+    library.add_tokens(["é"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    ours = BPETokenizer.load(tmp_path)
+    ids = ours.encode("caféy")
+    assert ids == library.encode("caféy").ids
+    assert ours.decode(ids) == "caféy"

@@ -17,10 +17,12 @@ from llm.tokenizers._arrays import span_indices
 from llm.tokenizers._key_table import KeyTable
 
 # Chunks up to each of these lengths share a matrix.
-_HEIGHTS = (8, 16, 32, 64)
+_HEIGHTS = (8, 16, 32, 64, 128, 256)
 LONGEST_COLUMN = _HEIGHTS[-1]
-# A merge that a cell may do is rank << 6 | row: the smallest of a column comes first.
-_ROW_BITS = 6
+# Cells of a matrix: four arrays of 32 bits have so many entries.
+_MOST_CELLS = 1 << 19
+# A merge that a cell may do is rank << 8 | row: the smallest of a column comes first.
+_ROW_BITS = 8
 _NO_MERGE = 2**31 - 1
 # In a cell merged into another, and in those below the end of a chunk.
 _EMPTY = -1
@@ -34,7 +36,7 @@ class BatchMerger:
 
         Args:
             byte_ids: id of each of the 256 bytes; chunks have no byte that has none.
-            merges: (left id, right id, merged id) in order of rank, fewer than 2^25.
+            merges: (left id, right id, merged id) in order of rank, fewer than 2^23.
         """
         table = np.array(merges, dtype=np.int64).reshape(-1, 3)
         self._byte_ids = np.array(byte_ids, dtype=np.int32)
@@ -56,8 +58,9 @@ class BatchMerger:
         num_ids = np.zeros(len(lengths), dtype=np.int64)
         groups = []
         for shortest, longest in zip((0, *_HEIGHTS), _HEIGHTS, strict=False):
-            group = np.flatnonzero((shortest < lengths) & (lengths <= longest))
-            if len(group):
+            all_of_height = np.flatnonzero((shortest < lengths) & (lengths <= longest))
+            for begin in range(0, len(all_of_height), _MOST_CELLS // longest):
+                group = all_of_height[begin : begin + _MOST_CELLS // longest]
                 columns = self._merge_columns(data, starts[group], lengths[group])
                 num_ids[group] = np.count_nonzero(columns != _EMPTY, axis=0)
                 groups.append((group, columns))

@@ -2,7 +2,8 @@
 
 A chunk of up to 7 bytes is an integer of 64 bits, its bytes and its length, and as such its own
 key in a hash table. The key of one of up to 31 bytes is a hash of its 8-byte words, and the chunk
-found by it is compared byte for byte. The few that are longer are in a dictionary.
+found by it is compared byte for byte. The few that are longer, or meet another chunk, are in a
+dictionary.
 """
 
 from __future__ import annotations
@@ -26,16 +27,12 @@ _PADDING = 32
 
 
 class ChunkTable:
-    """Gives each distinct chunk a number, from 0 on, and keeps its bytes.
-
-    In the one case in 2^64 that two chunks have the same hash, the second gets a new number every
-    time; whoever counts or encodes chunks takes no harm.
-    """
+    """Gives each distinct chunk a number, from 0 on, and keeps its bytes."""
 
     def __init__(self) -> None:
         """Make an empty table."""
         self._keys = KeyTable()
-        self._longest: dict[bytes, int] = {}
+        self._others: dict[bytes, int] = {}
         # Chunk i is the bytes from ends[i] to ends[i + 1].
         self._bytes = GrowingArray(np.uint8, spare=_PADDING)
         self._ends = GrowingArray(np.int64)
@@ -72,7 +69,7 @@ class ChunkTable:
 
         numbers = self._keys.find(keys)
         is_longest = lengths[hashed] > _LONGEST_HASHED
-        self._number_longest(numbers, hashed[is_longest], block, bounds)
+        self._number_others(numbers, hashed[is_longest], block, bounds)
         unseen = np.flatnonzero(numbers < 0)
         if len(unseen):
             distinct, first, which = np.unique(keys[unseen], return_index=True, return_inverse=True)
@@ -81,24 +78,23 @@ class ChunkTable:
             numbers[unseen] = new[which]
 
         hashed = hashed[~is_longest]
-        collided = hashed[~self._equal(numbers[hashed], words, starts[hashed], lengths[hashed])]
-        if len(collided):
-            numbers[collided] = self._append(block, starts[collided], lengths[collided])
+        is_found = self._equal(numbers[hashed], words, starts[hashed], lengths[hashed])
+        self._number_others(numbers, hashed[~is_found], block, bounds)
         return numbers
 
-    def _number_longest(
+    def _number_others(
         self,
         numbers: NDArray[np.int32],
-        longest: NDArray[np.intp],
+        others: NDArray[np.intp],
         block: NDArray[np.uint8],
         bounds: NDArray[np.intp],
     ) -> None:
-        """Number the chunks of a block that are too long for the hash."""
+        """Number those chunks of a block that the hash table is not for."""
         new: list[int] = []
-        for index in longest.tolist():
+        for index in others.tolist():
             chunk = block[bounds[index] : bounds[index + 1]].tobytes()
             next_number = len(self) + len(new)
-            numbers[index] = self._longest.setdefault(chunk, next_number)
+            numbers[index] = self._others.setdefault(chunk, next_number)
             if numbers[index] == next_number:
                 new.append(index)
         if new:
@@ -137,7 +133,7 @@ def _hash(
     words: NDArray[np.uint64], starts: NDArray[np.intp], lengths: NDArray[np.intp]
 ) -> NDArray[np.uint64]:
     """Keys of chunks of 8 bytes or more, by their first 32 bytes and their length."""
-    keys: NDArray[np.uint64] = words[starts] ^ lengths.astype(np.uint64)
+    keys: NDArray[np.uint64] = _mixed(words[starts]) ^ lengths.astype(np.uint64)
     rest = np.arange(len(starts))
     for offset in range(8, _LONGEST_HASHED, 8):
         rest = rest[lengths[rest] > offset]

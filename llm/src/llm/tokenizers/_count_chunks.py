@@ -15,7 +15,7 @@ from llm.tokenizers._chunk_table import ChunkTable
 from llm.tokenizers._gpt2_split import PADDING, SEPARATOR, chunk_starts
 from llm.tokenizers._pretokenize import PreTokenizer
 from llm.tokenizers._surrogates import is_unicode, replace_surrogates
-from llm.tokenizers._threads import map_in_threads
+from llm.tokenizers._threads import check_num_threads, map_in_threads
 
 
 class ChunkCounts(NamedTuple):
@@ -39,6 +39,7 @@ def count_chunks(
     Raises:
         ValueError: `num_threads` is less than 1.
     """
+    check_num_threads(num_threads)
     if not pre_tokenize.is_gpt2:
         return _count_one_by_one(texts, pre_tokenize)
     idle: deque[_Counter] = deque()

@@ -15,6 +15,7 @@ from llm.tokenizers._decoder import Decoder
 from llm.tokenizers._special_tokens import AddedTokenMatcher
 from llm.tokenizers._surrogates import is_unicode, replace_surrogates
 from llm.tokenizers._text_encoder import TextEncoder
+from llm.tokenizers._threads import check_num_threads
 from llm.tokenizers._tokenizer_json import (
     TokenizerData,
     make_normalizer,
@@ -41,7 +42,8 @@ class Pipeline:
         self._normal_form = make_normalizer(data.normalizer, "normalizer")
         token_bytes = [_token_bytes(token) for token in self.tokens]
         # An added token stands for its own text, unless ordinary text gives it too.
-        ordinary = {*CHAR_TO_BYTE, *(left + right for left, right in data.merges)}
+        byte_tokens = CHAR_TO_BYTE.keys() & data.vocab.keys()
+        ordinary = {*byte_tokens, *(left + right for left, right in data.merges)}
         for token in added:
             if token.content not in ordinary:
                 text = self._normalize(token.content) if token.normalized else token.content
@@ -105,7 +107,8 @@ class Pipeline:
         self, texts: Iterable[str], allowed_special: str | Collection[str], num_threads: int
     ) -> list[list[int]]:
         """As `encode`, of many texts."""
-        if self._plain and allowed_special == ():
+        check_num_threads(num_threads)
+        if self._plain and allowed_special == () and self._text_encoder.is_gpt2:
             return self._text_encoder.encode_batch(texts, num_threads)
         return [self.encode(text, allowed_special) for text in texts]
 

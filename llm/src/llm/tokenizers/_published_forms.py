@@ -10,8 +10,9 @@ from typing import Protocol
 from llm.tokenizers._byte_level import BYTE_TO_CHAR, to_printable
 from llm.tokenizers._json_node import JsonNode, parse_json
 from llm.tokenizers._pretokenize import from_tiktoken_pattern
+from llm.tokenizers._published_patterns import pre_tokenizer_section
 from llm.tokenizers._special_tokens import AddedToken, conventional_roles
-from llm.tokenizers._tokenizer_json import BYTE_LEVEL, TokenizerData
+from llm.tokenizers._tokenizer_json import TokenizerData
 
 
 class TiktokenEncoding(Protocol):
@@ -43,6 +44,12 @@ def read_gpt2_files(encoder_json: Path, vocab_bpe: Path) -> TokenizerData:
             raise ValueError(f"{vocab_bpe}: line {number} is {line!r}, not a pair of tokens")
         merges.append((left, right))
     ordinary = {*BYTE_TO_CHAR.values(), *(left + right for left, right in merges)}
+    for part in (part for merge in merges for part in merge):
+        if part in vocab and part not in ordinary:
+            raise ValueError(
+                f"{vocab_bpe}: a merge has {part!r}, which is neither a byte nor spelled by a "
+                "merge: this is not a byte-level vocabulary"
+            )
     added = tuple(
         AddedToken(token_id=token_id, content=token)
         for token, token_id in sorted(vocab.items(), key=lambda item: item[1])
@@ -63,7 +70,7 @@ def read_tiktoken(encoding: TiktokenEncoding) -> TokenizerData:
     merging inside a stretch of text does not depend on what surrounds it.
 
     Raises:
-        ValueError: the encoding lacks a byte, or its pattern is not supported.
+        ValueError: the encoding has no byte, or its pattern is not supported.
     """
     source = f"tiktoken encoding {encoding.name!r}"
     ranks = encoding._mergeable_ranks
@@ -81,28 +88,19 @@ def read_tiktoken(encoding: TiktokenEncoding) -> TokenizerData:
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
         parts = _last_pair(token, ranks)
-        if parts is not None:
+        # A part that is no token is a byte that the encoding lacks. No merge can have it, and no
+        # text needs the merge: one with that byte is refused, unless a whole chunk is the token.
+        if parts is not None and parts[0] in ranks and parts[1] in ranks:
             merges.append((to_printable(parts[0]), to_printable(parts[1])))
     try:
-        pattern = from_tiktoken_pattern(encoding._pat_str)
+        pre_tokenizer = pre_tokenizer_section(from_tiktoken_pattern(encoding._pat_str))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     data = TokenizerData(
         vocab={**vocab, **specials},
         merges=tuple(merges),
         added_tokens=added,
-        pre_tokenizer={
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": pattern},
-                    "behavior": "Isolated",
-                    "invert": False,
-                },
-                {**BYTE_LEVEL, "use_regex": False},
-            ],
-        },
+        pre_tokenizer=pre_tokenizer,
         # tiktoken looks a whole chunk up before it merges.
         ignore_merges=True,
         roles=conventional_roles(added),

@@ -22,7 +22,7 @@ _SHORT_TEXT = 4000
 # New chunks of so many blocks are merged together.
 _BLOCKS_AT_ONCE = 8
 # Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
-_MOST_CHUNKS = 1 << 18
+_MOST_CHUNKS = 1 << 17
 _LONGEST_KEPT_CHUNK = 64
 
 
@@ -50,8 +50,8 @@ class TextEncoder:
             whole: chunks that are one token whatever the merges say.
             num_ids: size of the vocabulary.
         """
-        self._is_gpt2 = pre_tokenize.is_gpt2
-        self._cut = pre_tokenize.steps[0] if self._is_gpt2 else pre_tokenize
+        self.is_gpt2 = pre_tokenize.is_gpt2
+        self._cut = pre_tokenize.steps[0] if self.is_gpt2 else pre_tokenize
         self._merge = ByteMerger(byte_ids, merges, whole)
         self._ids_of_chunk = _KnownChunks(self._merge).__getitem__
         self._merge_many = BatchMerger(byte_ids, merges)
@@ -68,7 +68,7 @@ class TextEncoder:
             ValueError: the vocabulary lacks a byte of the text.
             UnicodeEncodeError: the text holds a surrogate.
         """
-        if len(text) < _SHORT_TEXT or not self._is_gpt2:
+        if len(text) < _SHORT_TEXT or not self.is_gpt2:
             return list(chain.from_iterable(map(self._ids_of_chunk, self._cut(text))))
         ids: list[int] = []
         for encoded in self._encode_blocks([text]):
@@ -77,21 +77,19 @@ class TextEncoder:
 
     def encode_numpy(self, text: str) -> NDArray[np.int32]:
         """As `encode`, the ids in an array."""
-        if len(text) < _SHORT_TEXT or not self._is_gpt2:
+        if len(text) < _SHORT_TEXT or not self.is_gpt2:
             return np.array(self.encode(text), dtype=np.int32)
         return np.concatenate([encoded.ids for encoded in self._encode_blocks([text])])
 
     def encode_batch(self, texts: Iterable[str], num_threads: int) -> list[list[int]]:
-        """As `encode`, of many texts."""
-        if not self._is_gpt2:
-            return list(map(self.encode, texts))
+        """As `encode`, of many texts; the pattern has to be GPT-2's, surrogates do not matter."""
         batch: list[list[int]] = []
         unfinished: list[int] = []
         for encoded in self._encode_blocks(texts, num_threads):
             ids = self._to_list(encoded.ids)
             bounds = pairwise([0, *encoded.ends.tolist()])
             for (begin, end), ends_text in zip(bounds, encoded.ends_text, strict=True):
-                unfinished = unfinished + ids[begin:end] if unfinished else ids[begin:end]
+                unfinished += ids[begin:end]
                 if ends_text:
                     batch.append(unfinished)
                     unfinished = []

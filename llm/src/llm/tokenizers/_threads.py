@@ -11,6 +11,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def check_num_threads(num_threads: int) -> None:
+    """Raise ValueError if there would be no thread."""
+    if num_threads < 1:
+        raise ValueError(f"num_threads={num_threads} has to be at least 1")
+
+
 def map_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], num_threads: int
 ) -> Iterator[Result]:
@@ -21,11 +27,7 @@ def map_in_threads(
         items: read a few at a time.
         num_threads: 1 works in the thread of the caller.
 
-    Raises:
-        ValueError: `num_threads` is less than 1.
     """
-    if num_threads < 1:
-        raise ValueError(f"num_threads={num_threads} has to be at least 1")
     if num_threads == 1:
         yield from map(function, items)
         return

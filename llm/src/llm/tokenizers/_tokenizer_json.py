@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from llm.tokenizers._byte_level import BYTE_TO_CHAR
+from llm.tokenizers._byte_level import BYTE_TO_CHAR, is_printable
 from llm.tokenizers._json_node import Json, JsonNode
 from llm.tokenizers._pretokenize import GPT2_PATTERN, Digits, PreTokenizer, Split, prefix_space
 from llm.tokenizers._special_tokens import ROLES, AddedToken, conventional_roles
@@ -37,7 +37,8 @@ class TokenizerData:
         pre_tokenizer: that section of the file.
         post_processor: that section of the file, None for nothing added.
         ignore_merges: a chunk that is a token is that token, whatever the merges say.
-        unk_token: the model's unknown token; never used, since every byte is known.
+        unk_token: the model's unknown token; never used: a text with a byte that has no token
+            cannot be encoded.
         fuse_unk: kept for the round trip, without effect for the same reason.
         roles: token of each part ("pad", "unk", "bos", "eos"), None where there is none.
     """
@@ -151,12 +152,7 @@ class TokenizerData:
         Raises:
             ValueError: they do not; the message names `source` and the field.
         """
-        for char in BYTE_TO_CHAR.values():
-            if char not in self.vocab:
-                raise ValueError(
-                    f"{source}: model.vocab lacks the byte {char!r}: this is not a complete "
-                    "byte-level vocabulary"
-                )
+        self._check_bytes(source)
         token_ids = dict(self.vocab)
         for index, token in enumerate(self.added_tokens):
             where = f"{source}: added_tokens[{index}]"
@@ -187,6 +183,25 @@ class TokenizerData:
         make_normalizer(self.normalizer, source)
         make_pre_tokenizer(self.pre_tokenizer, source)
         template_ids(self.post_processor, source, vocab_size=len(tokens))
+
+    def _check_bytes(self, source: str) -> None:
+        """Check that the vocabulary is byte-level, if not every byte is a token.
+
+        Then each token is made of bytes, in the printable form, or is an added one.
+        """
+        lacking = [char for char in BYTE_TO_CHAR.values() if char not in self.vocab]
+        if len(lacking) == len(BYTE_TO_CHAR):
+            raise ValueError(
+                f"{source}: model.vocab has no token for any byte: this is not a byte-level "
+                "vocabulary"
+            )
+        added = {token.content for token in self.added_tokens}
+        for token in self.vocab if lacking else ():
+            if token not in added and not is_printable(token):
+                raise ValueError(
+                    f"{source}: model.vocab lacks the byte {lacking[0]!r} and has {token!r}, which "
+                    "is not the printable form of bytes: this is not a byte-level vocabulary"
+                )
 
     def _check_merges(self, source: str) -> None:
         special_contents = {token.content for token in self.added_tokens if token.special}

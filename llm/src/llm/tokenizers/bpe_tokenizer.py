@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llm.tokenizers._bpe_train import learn_merges
-from llm.tokenizers._byte_level import CHAR_TO_BYTE, from_printable, is_printable, to_printable
+from llm.tokenizers._byte_level import (
+    BYTE_TO_CHAR,
+    CHAR_TO_BYTE,
+    from_printable,
+    is_printable,
+    to_printable,
+)
 from llm.tokenizers._count_chunks import count_chunks
 from llm.tokenizers._files import write_atomically
 from llm.tokenizers._json_node import Json, JsonNode, parse_json
@@ -27,6 +33,7 @@ from llm.tokenizers._published_forms import (
     read_text,
     read_tiktoken,
 )
+from llm.tokenizers._published_patterns import find_pattern, pre_tokenizer_section
 from llm.tokenizers._special_tokens import ROLES, AddedToken, conventional_roles
 from llm.tokenizers._surrogates import is_unicode
 from llm.tokenizers._tokenizer_json import (
@@ -43,12 +50,16 @@ _NUM_BYTES = 256
 
 
 class BPETokenizer(BaseTokenizer):
-    """Byte-level BPE with GPT-2's pre-tokenisation, or that of the file it is loaded from.
+    """Byte-level BPE.
 
     Text is cut into chunks, each chunk into the bytes of its UTF-8, and adjacent pairs of tokens
     are merged by rank. Every byte is a token, so that nothing is unknown and any text round-trips
     exactly (if the file asks for NFC: its normal form, by the tables of the running Python).
     Lone surrogates, which are not valid Unicode, become U+FFFD, as in tiktoken.
+
+    Chunks are those of GPT-2's pattern, which has a fast path, or of another, run by the `regex`
+    module: as exact, and slower. A published vocabulary may lack some bytes (`missing_bytes`): a
+    text that needs one of them is a `ValueError`, where tokenizers drops the byte.
 
     Special tokens are text like any other unless `encode` is told to match them.
 
@@ -66,6 +77,7 @@ class BPETokenizer(BaseTokenizer):
         vocab_size: int,
         special_tokens: Iterable[str] = (),
         *,
+        pattern: str = "gpt2",
         add_bos: bool = False,
         add_eos: bool = False,
         pad_token: str | None = None,
@@ -85,18 +97,25 @@ class BPETokenizer(BaseTokenizer):
             texts: read once, one at a time; merges do not cross from one to the next.
             vocab_size: ids to have in the end, at least 256 and the special tokens.
             special_tokens: tokens that are no text, in order of id.
+            pattern: where texts are cut into the chunks that merges never cross: the name of a
+                published pattern ("gpt2", "cl100k_base", "o200k_base", "llama3", "qwen2"), or a
+                regular expression as `tokenizer.json` has it, whose matches and what is between
+                them are chunks. Training and encoding are fast with GPT-2's.
             add_bos: `encode` puts the bos token before each text.
             add_eos: `encode` puts the eos token after each text.
             pad_token: which special token is that; by default the one named `<pad>`.
             unk_token: likewise, `<unk>`.
             bos_token: likewise, `<bos>`, or `<s>`, or `<|endoftext|>`.
             eos_token: likewise, `<eos>`, or `</s>`, or `<|endoftext|>`.
-            num_threads: how many threads count chunks at a time, each with a table of its own.
+            num_threads: how many threads count chunks at a time, each with a table of its own,
+                where the pattern is GPT-2's.
             show_progress: draw progress bars.
 
         Raises:
             ValueError: `vocab_size` is too small, there is no text, a special token is empty, a
-                byte, repeated or no valid Unicode, or a part is given to what is no special token.
+                byte, repeated or no valid Unicode, a part is given to what is no special token,
+                `pattern` is an unknown name, damaged, or uses what is not supported, or
+                `num_threads` is less than 1.
             TypeError: a text is not a string.
 
         Warns:
@@ -127,9 +146,10 @@ class BPETokenizer(BaseTokenizer):
                 f"= {_NUM_BYTES + len(added)}"
             )
 
+        pre_tokenizer = pre_tokenizer_section(find_pattern(pattern))
         chunks = count_chunks(
             _with_progress(texts, show_progress),
-            make_pre_tokenizer(BYTE_LEVEL, "pre_tokenizer"),
+            make_pre_tokenizer(pre_tokenizer, "pre_tokenizer"),
             num_threads,
         )
         if not len(chunks.counts):
@@ -152,6 +172,7 @@ class BPETokenizer(BaseTokenizer):
             vocab={name: token_id for token_id, name in enumerate(names)},
             merges=tuple((names[left], names[right]) for left, right in merges),
             added_tokens=added,
+            pre_tokenizer=pre_tokenizer,
             post_processor=post_processor,
             roles=roles,
         )
@@ -179,12 +200,12 @@ class BPETokenizer(BaseTokenizer):
 
         Raises:
             TypeError: `text` is not a string.
-            ValueError: `allowed_special` names what is no special token, or the tokenizer is not
-                trained.
+            ValueError: `allowed_special` names what is no special token, the vocabulary lacks a
+                byte that the text needs, or the tokenizer is not trained.
         """
         if not isinstance(text, str):
             raise TypeError(f"text has to be a str, not {type(text).__name__}")
-        pipeline = self._pipeline
+        _, pipeline = self._trained or self._require_trained()
         ids = pipeline.encode(text, allowed_special)
         if add_special_tokens and pipeline.has_template:
             return [*pipeline.before, *ids, *pipeline.after]
@@ -200,7 +221,8 @@ class BPETokenizer(BaseTokenizer):
         pipeline = self._pipeline
         ids = pipeline.encode_numpy(_checked(text), allowed_special)
         if add_special_tokens and pipeline.has_template:
-            return np.concatenate([pipeline.before, ids, pipeline.after], dtype=np.int32)
+            parts = (pipeline.before, ids, pipeline.after)
+            return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
         return ids
 
     def encode_batch(
@@ -323,13 +345,14 @@ class BPETokenizer(BaseTokenizer):
     def from_tiktoken(cls, encoding: TiktokenEncoding) -> BPETokenizer:
         """Take a `tiktoken.Encoding`.
 
-        Ids that the encoding leaves unused become special tokens named `<|reserved_N|>`.
+        Ids that the encoding leaves unused become special tokens named `<|reserved_N|>`. If it
+        lacks some bytes, tokens with them are for whole chunks only.
 
         Args:
             encoding: tiktoken's object; tiktoken itself is not needed here.
 
         Raises:
-            ValueError: the encoding lacks a byte, or its pattern is not supported.
+            ValueError: the encoding has no byte, or its pattern is not supported.
         """
         return cls._from_data(read_tiktoken(encoding))
 
@@ -350,6 +373,12 @@ class BPETokenizer(BaseTokenizer):
     def vocab_size(self) -> int:
         """Number of ids, those of special tokens included."""
         return len(self._pipeline.tokens)
+
+    @property
+    def missing_bytes(self) -> bytes:
+        """Bytes that are no token, in order: none, but in some published vocabularies."""
+        vocab = self._data.vocab
+        return bytes(byte for byte in range(256) if BYTE_TO_CHAR[byte] not in vocab)
 
     @property
     def special_tokens(self) -> list[str]:

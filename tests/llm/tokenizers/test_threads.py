@@ -1,0 +1,93 @@
+"""Spreading work over threads: order, laziness, errors."""
+
+import threading
+
+import pytest
+
+from llm.tokenizers._threads import map_in_threads
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
+def test_results_come_in_the_order_of_the_items(num_threads, count):
+    results = map_in_threads(lambda item: item * item, iter(range(count)), num_threads)
+    assert list(results) == [item * item for item in range(count)]
+
+
+def test_results_come_in_order_even_if_the_first_takes_longest():
+    others_done = threading.Event()
+
+    def work(item):
+        if item == 0:
+            assert others_done.wait(30)
+        if item == 3:
+            others_done.set()
+        return item
+
+    assert list(map_in_threads(work, range(4), 2)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_items_are_read_a_few_at_a_time(num_threads):
+    num_read = 0
+
+    def items():
+        nonlocal num_read
+        for item in range(1000):
+            num_read += 1
+            yield item
+
+    results = map_in_threads(str, items(), num_threads)
+    assert num_read == 0
+    for index in range(100):
+        assert next(results) == str(index)
+        assert num_read <= index + 1 + 2 * num_threads
+    results.close()
+    assert num_read < 200
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_an_error_of_the_work_comes_out_and_the_rest_is_left(num_threads):
+    done = []
+
+    def work(item):
+        if item == 5:
+            raise KeyError("of the work")
+        done.append(item)
+        return item
+
+    results = []
+    with pytest.raises(KeyError, match="of the work"):
+        results.extend(map_in_threads(work, range(1000), num_threads))
+    assert done[:5] == [0, 1, 2, 3, 4] or num_threads > 1
+    assert len(done) < 50
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_an_error_of_the_items_comes_out(num_threads):
+    def items():
+        yield 1
+        raise KeyError("of the items")
+
+    with pytest.raises(KeyError, match="of the items"):
+        list(map_in_threads(str, items(), num_threads))
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_no_thread_is_left(num_threads):
+    before = threading.active_count()
+    list(map_in_threads(str, range(50), num_threads))
+    unfinished = map_in_threads(str, range(50), num_threads)
+    next(unfinished)
+    unfinished.close()
+    assert threading.active_count() == before
+
+
+def test_one_thread_is_the_caller_s():
+    names = list(map_in_threads(lambda _: threading.current_thread(), range(3), 1))
+    assert names == [threading.current_thread()] * 3
+
+
+def test_several_threads_work_at_once():
+    all_inside = threading.Barrier(3, timeout=30)
+    list(map_in_threads(lambda _: all_inside.wait(), range(6), 3))
