@@ -17,14 +17,14 @@ CUT_OFTEN = st.lists(
 def pieces_of(blocks):
     """Pieces of each text."""
     texts = [[]]
-    for data, ends_text in blocks:
+    for data, goes_on in blocks:
         *pieces, rest = data[:-PADDING].tobytes().split(bytes([SEPARATOR]))
         assert rest == b""
-        assert len(pieces) == len(ends_text)
-        for piece, is_end in zip(pieces, ends_text, strict=True):
+        for piece in pieces:
             texts[-1].append(piece.decode())
-            if is_end:
-                texts.append([])
+            texts.append([])
+        if goes_on:
+            texts.pop()
     assert texts.pop() == []
     return texts
 
@@ -44,7 +44,7 @@ def test_cut_texts_have_the_chunks_of_whole_ones(size, data, any_text):
 
 def test_blocks_are_about_of_the_size_asked_for(monkeypatch, corpus):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 1000)
-    words = ["word " * 10] * 200
+    words = ["word " * 10] * 215
     text = corpus[0]
     for texts, most in (([text], 1100), (words, 1100), ([*words, text, *words], 2100)):
         sizes = [len(block.data) - PADDING for block in blocks_of(texts)]
@@ -63,7 +63,7 @@ def test_texts_are_read_as_blocks_are_asked_for(monkeypatch):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 10)
     texts = iter(["four"] * 9)
     blocks = blocks_of(texts)
-    assert next(blocks).ends_text == [True] * 3
+    assert pieces_of([next(blocks)]) == [["four"]] * 3
     assert len(list(texts)) == 6
 
 

@@ -119,9 +119,12 @@ def test_chunks_of_one_hash_are_never_taken_for_each_other(monkeypatch):
     rng = random.Random(0)
     chunks = [bytes(rng.choices(b"ab\0", k=length)) for length in LENGTHS for _ in range(20)]
     chunks += [chunk + bytes(1) for chunk in chunks] + [b"x" * length for length in range(1, 70)]
-    chunks += [b"the same in three words." + bytes([tail]) for tail in range(9)]
     blocks = [rng.choices(chunks, k=200) for _ in range(6)]
     assert_no_chunk_is_taken_for_another(ChunkTable(), blocks)
+    # those that differ in one byte only, wherever it is, are compared to the last
+    for at in range(31):
+        one, other = b"x" * 31, b"x" * at + b"y" + b"x" * (30 - at)
+        assert_no_chunk_is_taken_for_another(ChunkTable(), [[one, other], [other, one]])
     # those that are no hash, and the first that has it, keep their numbers all the same
     table = ChunkTable()
     small = [b"a" * 8, *(chunk for chunk in chunks if not 8 <= len(chunk) <= 31)]

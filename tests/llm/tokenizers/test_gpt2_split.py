@@ -51,6 +51,7 @@ def pieces_of_block(texts):
 def assert_cut_as_by_regex(texts):
     expected = [pieces_by_regex(text) for text in texts]
     assert pieces_of_block(texts) == expected
+    assert [list(Split(GPT2_PATTERN)(text)) for text in texts] == expected
     assert [pieces_by_library(text) for text in texts] == expected
 
 
@@ -230,3 +231,8 @@ def test_the_form_for_the_basic_plane_cuts_every_character_of_it_as_blocks_do():
     characters = (chr(code) for code in range(0x10000) if code >> 11 != 0x1B)
     text = "".join(f"a{char}1{char} {char}" for char in characters)
     assert [list(Split(GPT2_PATTERN)(text))] == pieces_of_block([text])
+
+
+def test_characters_beyond_the_basic_plane_are_cut_as_by_the_pattern():
+    planes = "\U00010000\U0001d7d8\U0001fbf0\U00020000\U000e0100\U0010fffd"
+    assert_cut_as_by_regex([f"a{char}a1{char}1 {char}.{char} " for char in planes])

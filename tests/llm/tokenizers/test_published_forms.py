@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from llm.tokenizers import BPETokenizer
-from llm.tokenizers._pretokenize import GPT2_PATTERN
-from llm.tokenizers._published_patterns import PUBLISHED_PATTERNS
+from llm.tokenizers._pretokenize import GPT2_PATTERN, Split
+from llm.tokenizers._published_patterns import PUBLISHED_PATTERNS, find_pattern
 
 GPT2_OF_TIKTOKEN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -228,7 +228,8 @@ def test_a_tiktoken_encoding_that_lacks_bytes_gives_its_ids_or_names_the_byte(
 def trained(request, corpus, tmp_path_factory):
     """Tokenizers of one pattern: ours, the library's, the library's of our file, tiktoken's."""
     of_tiktoken, of_library = SPELLINGS[request.param]
-    texts = [corpus[0][:50_000], *corpus[1:], *HOSTILE[:-1]]
+    # what the patterns cut differently is frequent enough to be merged
+    texts = [corpus[0][:50_000], *corpus[1:], *HOSTILE[:-1] * 60]
     library = Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -253,6 +254,29 @@ def trained(request, corpus, tmp_path_factory):
 
 def test_every_published_pattern_is_tested():
     assert {*PUBLISHED_PATTERNS, OWN} == SPELLINGS.keys()
+
+
+def pieces_of_tiktoken(pattern, pieces, text):
+    """What tiktoken cuts a text into: with all of these pieces tokens, an id is a piece."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for piece in pieces:
+        ranks.setdefault(piece.encode(), len(ranks))
+    encoding = tiktoken.Encoding("p", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    return [
+        encoding.decode_single_token_bytes(token_id).decode()
+        for token_id in encoding.encode_ordinary(text)
+    ]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_published_pattern_cuts_as_tiktoken_and_tokenizers(name, corpus, hard_texts):
+    of_tiktoken, of_library = SPELLINGS[name]
+    split = Split(find_pattern(name))
+    library = pre_tokenizers.Split(Regex(of_library), "isolated")
+    for text in [*corpus, *hard_texts, *HOSTILE[:-1]]:
+        pieces = list(split(text))
+        assert pieces == [piece for piece, _ in library.pre_tokenize_str(text)]
+        assert pieces == pieces_of_tiktoken(of_tiktoken, pieces, text)
 
 
 def test_merges_trained_with_a_pattern_are_those_of_tokenizers(trained):

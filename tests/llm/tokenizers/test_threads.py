@@ -83,6 +83,21 @@ def test_no_thread_is_left(num_threads):
     assert threading.active_count() == before
 
 
+def test_work_that_waits_is_dropped_when_nobody_wants_the_rest():
+    go_on, done = threading.Event(), []
+
+    def work(item):
+        if item:
+            go_on.wait(30)
+        done.append(item)
+
+    results = map_in_threads(work, range(100), 2)
+    next(results)
+    threading.Timer(0.3, go_on.set).start()
+    results.close()
+    assert set(done) <= {0, 1, 2}
+
+
 def test_one_thread_is_the_caller_s():
     names = list(map_in_threads(lambda _: threading.current_thread(), range(3), 1))
     assert names == [threading.current_thread()] * 3

@@ -20,10 +20,10 @@ _CUT = re.compile(r"(?<=\S)[ \t\r\n]")
 
 
 class Block(NamedTuple):
-    """Pieces of texts, as `make_block` lays them out, and which pieces end a text."""
+    """Pieces of texts, as `make_block` lays them out."""
 
     data: NDArray[np.uint8]
-    ends_text: list[bool]
+    goes_on: bool  # the last piece is not the end of its text
 
 
 def blocks_of(texts: Iterable[str]) -> Iterator[Block]:
@@ -31,29 +31,27 @@ def blocks_of(texts: Iterable[str]) -> Iterator[Block]:
 
     The texts are read as the blocks are asked for. Surrogates are replaced.
     """
-    pieces: list[bytes] = []
-    ends_text: list[bool] = []
+    pieces: list[str] = []
     num_chars = 0
     for text in texts:
         begin = 0
         while len(text) - begin > BLOCK_CHARS and (cut := _CUT.search(text, begin + BLOCK_CHARS)):
-            pieces.append(_to_utf8(text[begin : cut.start()]))
-            ends_text.append(False)
-            yield Block(make_block(pieces), ends_text)
-            pieces, ends_text, num_chars = [], [], 0
+            pieces.append(text[begin : cut.start()])
+            yield _block(pieces, goes_on=True)
+            pieces, num_chars = [], 0
             begin = cut.start()
-        pieces.append(_to_utf8(text[begin:]))
-        ends_text.append(True)
+        pieces.append(text[begin:])
         num_chars += len(text) - begin
         if num_chars >= BLOCK_CHARS:
-            yield Block(make_block(pieces), ends_text)
-            pieces, ends_text, num_chars = [], [], 0
+            yield _block(pieces)
+            pieces, num_chars = [], 0
     if pieces:
-        yield Block(make_block(pieces), ends_text)
+        yield _block(pieces)
 
 
-def _to_utf8(text: str) -> bytes:
+def _block(pieces: list[str], goes_on: bool = False) -> Block:
     try:
-        return text.encode()
+        encoded = [piece.encode() for piece in pieces]
     except UnicodeEncodeError:
-        return replace_surrogates(text).encode()
+        encoded = [replace_surrogates(piece).encode() for piece in pieces]
+    return Block(make_block(encoded), goes_on)

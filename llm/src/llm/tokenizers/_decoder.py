@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 # Up to so many ids, joining their bytes one by one takes less time than calls on arrays.
 _FEW_IDS = 64
 # So many at a time: their arrays stay in the processor's cache.
-_IDS_AT_ONCE = 1 << 15
+_IDS_AT_ONCE = 1 << 16
 # Tokens are written in pieces of so many bytes, of a type that is nothing but bytes.
 _PIECE = 16
 _PIECE_TYPE = np.dtype((np.void, _PIECE))

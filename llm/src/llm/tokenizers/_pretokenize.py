@@ -41,7 +41,6 @@ class Split:
                 supported (named in the message).
         """
         self.is_gpt2 = pattern in _GPT2_SPELLINGS
-        self._find_in_bmp = _gpt2_in_bmp().findall if self.is_gpt2 else None
         native, self._exact, self._classes = _translate(pattern)
         try:
             self._native = regex.compile(native)
@@ -52,8 +51,9 @@ class Split:
 
     def __call__(self, text: str) -> Iterable[str]:
         """Pieces of the text, in order (lazily when the text is long)."""
-        if self._find_in_bmp and (text.isascii() or not _BEYOND_BMP.search(text)):
-            return self._find_in_bmp(text)
+        if self.is_gpt2 and (text.isascii() or not _BEYOND_BMP.search(text)):
+            found: list[str] = gpt2_in_bmp().findall(text)
+            return found
         compiled = self._native
         if not text.isascii() and disputed(self._classes).search(text):
             compiled = regex.compile(self._exact)
@@ -125,7 +125,7 @@ _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 
 
 @cache
-def _gpt2_in_bmp() -> re.Pattern[str]:
+def gpt2_in_bmp() -> re.Pattern[str]:
     """GPT-2's pattern for texts without code points above U+FFFF.
 
     The engine of Python is twice as fast as `regex` with classes that it can keep as bitmaps, and

@@ -14,7 +14,7 @@ from llm.tokenizers._batch_merger import BatchMerger
 from llm.tokenizers._block_encoder import BlockEncoder
 from llm.tokenizers._blocks import Block, blocks_of
 from llm.tokenizers._bpe_encode import ByteMerger
-from llm.tokenizers._pretokenize import PreTokenizer
+from llm.tokenizers._pretokenize import PreTokenizer, gpt2_in_bmp
 from llm.tokenizers._threads import map_in_threads
 
 # Shorter texts take less time chunk by chunk than in a block.
@@ -51,7 +51,8 @@ class TextEncoder:
             num_ids: size of the vocabulary.
         """
         self.is_gpt2 = pre_tokenize.is_gpt2
-        self._cut = pre_tokenize.steps[0] if self.is_gpt2 else pre_tokenize
+        self._cut = pre_tokenize
+        self._cut_ascii = gpt2_in_bmp().findall if self.is_gpt2 else pre_tokenize
         self._merge = ByteMerger(byte_ids, merges, whole)
         self._ids_of_chunk = _KnownChunks(self._merge).__getitem__
         self._merge_many = BatchMerger(byte_ids, merges)
@@ -69,7 +70,8 @@ class TextEncoder:
             UnicodeEncodeError: the text holds a surrogate.
         """
         if len(text) < _SHORT_TEXT or not self.is_gpt2:
-            return list(chain.from_iterable(map(self._ids_of_chunk, self._cut(text))))
+            chunks = self._cut_ascii(text) if text.isascii() else self._cut(text)
+            return list(chain.from_iterable(map(self._ids_of_chunk, chunks)))
         ids: list[int] = []
         for encoded in self._encode_blocks([text]):
             ids += self._to_list(encoded.ids)
@@ -84,15 +86,14 @@ class TextEncoder:
     def encode_batch(self, texts: Iterable[str], num_threads: int) -> list[list[int]]:
         """As `encode`, of many texts; the pattern has to be GPT-2's, surrogates do not matter."""
         batch: list[list[int]] = []
-        unfinished: list[int] = []
+        goes_on = False
         for encoded in self._encode_blocks(texts, num_threads):
             ids = self._to_list(encoded.ids)
-            bounds = pairwise([0, *encoded.ends.tolist()])
-            for (begin, end), ends_text in zip(bounds, encoded.ends_text, strict=True):
-                unfinished += ids[begin:end]
-                if ends_text:
-                    batch.append(unfinished)
-                    unfinished = []
+            pieces = [ids[begin:end] for begin, end in pairwise([0, *encoded.ends.tolist()])]
+            if goes_on:
+                batch[-1] += pieces.pop(0)
+            batch += pieces
+            goes_on = encoded.goes_on
         return batch
 
     def _encode_blocks(self, texts: Iterable[str], num_threads: int = 1) -> Iterator[_EncodedBlock]:
@@ -109,7 +110,7 @@ class TextEncoder:
         encoded = encoder.encode([block.data for block in blocks])
         self._idle.append(encoder)
         return [
-            _EncodedBlock(ids, ends, block.ends_text)
+            _EncodedBlock(ids, ends, block.goes_on)
             for (ids, ends), block in zip(encoded, blocks, strict=True)
         ]
 
@@ -119,11 +120,11 @@ class TextEncoder:
 
 
 class _EncodedBlock(NamedTuple):
-    """Ids of the pieces of texts in a block, where those of each end, and which end a text."""
+    """Ids of the pieces of texts in a block, and where those of each end."""
 
     ids: NDArray[np.int32]
     ends: NDArray[np.int64]
-    ends_text: list[bool]
+    goes_on: bool  # as in `Block`
 
 
 class _KnownChunks(dict[str, tuple[int, ...]]):
