@@ -73,13 +73,16 @@ def merge_many(merges, chunks):
 def test_many_chunks_are_merged_by_definition(seed):
     rng = random.Random(seed)
     merges = random_merges(rng)
-    chunks = [bytes(rng.choices(range(3), k=rng.randint(1, LONGEST_COLUMN))) for _ in range(70)]
-    chunks += [bytes([0]) * length for length in range(1, LONGEST_COLUMN + 1)]
+    chunks = [bytes(rng.choices(range(3), k=rng.randint(1, 40))) for _ in range(70)]
+    chunks += [bytes([0]) * length for length in range(1, 40)]
+    chunks += [
+        bytes(rng.choices(range(3), k=length)) for length in range(41, LONGEST_COLUMN + 1, 31)
+    ]
     rng.shuffle(chunks)
     assert merge_many(merges, chunks) == [merge_by_definition(list(c), merges) for c in chunks]
 
 
-@pytest.mark.parametrize("length", range(1, LONGEST_COLUMN + 1))
+@pytest.mark.parametrize("length", [*range(1, 20), 31, 32, 33, LONGEST_COLUMN - 1, LONGEST_COLUMN])
 def test_a_chunk_alone_is_merged_by_definition(length):
     rng = random.Random(length)
     for seed in range(5):
@@ -102,7 +105,9 @@ def test_chunks_that_end_at_different_rows_do_not_reach_into_each_other():
     # whatever stands below the end of a column or beside it is no part of the chunk
     merges = [(left, right, 256 + 3 * left + right) for left in range(3) for right in range(3)]
     chunks = [
-        bytes([letter]) * length for length in (1, 2, 3, 8, 9, 16, 17, 32) for letter in (0, 1, 2)
+        bytes([letter]) * length
+        for length in (1, 2, 3, 8, 9, 16, 17, LONGEST_COLUMN)
+        for letter in (0, 1, 2)
     ]
     assert merge_many(merges, chunks) == [merge_by_definition(list(c), merges) for c in chunks]
 

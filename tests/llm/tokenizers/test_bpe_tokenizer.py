@@ -164,9 +164,17 @@ def test_a_small_corpus_gives_a_smaller_vocabulary_and_a_warning():
     assert tokenizer.decode(tokenizer.encode("да нет")) == "да нет"
 
 
-@pytest.mark.parametrize("texts", [[b"bytes"], [RUSSIAN, None], RUSSIAN])
-def test_texts_that_are_no_strings_are_errors(texts):
-    with pytest.raises(TypeError, match="string"):
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([b"bytes"], r"texts\[0\] has to be a str, not bytes"),
+        ([RUSSIAN, None], r"texts\[1\] has to be a str, not NoneType"),
+        (RUSSIAN, "texts is one string"),
+        (b"bytes", "texts is one string"),
+    ],
+)
+def test_texts_that_are_no_strings_are_errors(texts, message):
+    with pytest.raises(TypeError, match=message):
         train(texts)
 
 
@@ -393,3 +401,26 @@ def test_training_and_encoding_warn_of_nothing():
         warnings.simplefilter("error")
         tokenizer = train()
         tokenizer.encode(RUSSIAN, allowed_special="all")
+
+
+def test_a_vocab_size_may_be_any_integer_and_nothing_else():
+    texts = [RUSSIAN]
+    tokenizer = BPETokenizer()
+    tokenizer.train(texts, np.int64(300), show_progress=False)
+    assert len(tokenizer) == 300
+    for wrong in (300.0, float("nan"), "300", None):
+        with pytest.raises(TypeError, match=r"vocab_size=.* has to be an int"):
+            tokenizer.train(iter(texts), wrong, show_progress=False)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 2.0, "2", None, True])
+def test_a_number_of_threads_is_an_int(tokenizer, wrong):
+    with pytest.raises(TypeError, match=r"num_threads=.* has to be an int"):
+        tokenizer.encode_batch(["a"], num_threads=wrong)
+    with pytest.raises(TypeError, match=r"num_threads=.* has to be an int"):
+        BPETokenizer().train(["a"], 300, num_threads=wrong, show_progress=False)
+
+
+def test_allowed_special_tokens_may_be_an_iterator_in_a_batch(tokenizer):
+    expected = tokenizer.encode_batch(["<eos>", "a<eos>"], allowed_special={"<eos>"})
+    assert tokenizer.encode_batch(["<eos>", "a<eos>"], allowed_special=iter(["<eos>"])) == expected

@@ -180,3 +180,12 @@ def test_an_error_while_ids_are_made_is_that_of_the_maker():
 
     with pytest.raises(RuntimeError, match="the maker's"):
         Decoder(TOKENS, ())(ids(), False)
+
+
+@pytest.mark.parametrize("count", [0, 3, 1000])
+def test_a_tokenizer_gives_bytes_and_a_str_of_their_own_type(tokenizer, count):
+    ids = tokenizer.encode("é") * count
+    for form in (ids, np.array(ids, dtype=np.int32)):
+        decoded = tokenizer.decode_bytes(form), tokenizer.decode(form)
+        assert decoded == ("é".encode() * count, "é" * count)
+        assert list(map(type, decoded)) == [bytes, str]

@@ -40,19 +40,14 @@ def nfc(document):
     document["normalizer"] = {"type": "NFC"}
 
 
-def ignoring_merges(document):
-    # tokens that merging does not reach
+def with_tokens_that_merging_does_not_reach(document):
     vocab = document["model"]["vocab"]
-    for token in (
-        "Ġfrench",
-        "ĠÐ±",
-        "ĠThe",
-        "tion",
-        "a" * 40,
-        "Ġ" + "b" * 20,
-        "ĊĊ",
-    ):
+    for token in ("Ġfrench", "ĠÐ±", "ĠThe", "tion", "a" * 40, "Ġ" + "b" * 20, "ĊĊ", "ĠÐº"):
         vocab.setdefault(token, len(vocab))
+
+
+def ignoring_merges(document):
+    with_tokens_that_merging_does_not_reach(document)
     document["model"]["ignore_merges"] = True
 
 
@@ -71,6 +66,7 @@ VARIANTS = {
     "bos and eos": {"add_bos": True, "add_eos": True},
     "NFC": nfc,
     "ignore_merges": ignoring_merges,
+    "unreachable tokens": with_tokens_that_merging_does_not_reach,
     "added tokens": with_added_tokens,
     "Llama 3": lambda document: document.update(pre_tokenizer=split_by(LLAMA3)),
     "GPT-2 as a split": lambda document: document.update(pre_tokenizer=split_by(GPT2_PATTERN)),
@@ -136,8 +132,20 @@ def assert_every_way_gives_the_ids_of_chunk_by_chunk(ours, texts):
 
 
 def long_texts(corpus, hard_texts):
-    russian = corpus[1] * 20
-    return ["", corpus[0][:60_000], russian, corpus[2] * 30, "", "ё " * 3000, *hard_texts[:30]]
+    russian = corpus[1] * 15
+    unreachable = "\n".join(["a" * 40, " " + "b" * 20, " french"]) * 100
+    decomposed = "и\u0306 e\u0301\u0323 \u1100\u1161 word " * 500
+    return [
+        "",
+        corpus[0][:30_000],
+        russian,
+        decomposed,
+        decomposed[:99],
+        corpus[2] * 25,
+        "",
+        "ё " * 3000,
+        *hard_texts[:30],
+    ]
 
 
 def test_every_way_gives_the_ids_of_the_library(variant, corpus, hard_texts):
@@ -267,7 +275,8 @@ def test_what_is_no_text_is_an_error(variant, num_threads, args):
         with pytest.raises(TypeError, match=f"text has to be a str, not {type(bad).__name__}"):
             ours.encode_numpy(bad, *args)
         for texts in ([bad], ["a"] * 50 + [bad], ["word " * 60_000, "a", bad]):
-            with pytest.raises(TypeError, match=f"text has to be a str, not {type(bad).__name__}"):
+            message = rf"texts\[{len(texts) - 1}\] has to be a str, not {type(bad).__name__}"
+            with pytest.raises(TypeError, match=message):
                 ours.encode_batch(texts, *args, num_threads=num_threads)
     with pytest.raises(TypeError, match="texts is one string"):
         ours.encode_batch("text", *args, num_threads=num_threads)
@@ -403,17 +412,30 @@ def test_texts_are_read_as_they_are_worked_on(fresh, monkeypatch, num_threads):
 
 
 def test_chunks_of_short_texts_are_forgotten_and_ids_stay_the_same(fresh, tokenizer, monkeypatch):
+    numbers = range(100)
+    texts = [f"{number} word {number * 7} x{number} long{number}word" for number in numbers]
+    expected = [tokenizer.encode(text) for text in texts]
     monkeypatch.setattr(_text_encoder, "_MOST_CHUNKS", 10)
-    monkeypatch.setattr(_text_encoder, "_LONGEST_KEPT_CHUNK", 5)
+    monkeypatch.setattr(_text_encoder, "_LONGEST_KEPT_CHUNK", 2)
     known = fresh._pipeline._text_encoder._ids_of_chunk.__self__
-    for number in range(100):
-        text = f"{number} word {number * 7} x{number} longword"
-        assert (
-            fresh.encode(text)
-            == tokenizer.encode_numpy(text * 400).tolist()[: len(fresh.encode(text))]
-        )
-        assert len(known) <= 10
-        assert max(map(len, known)) <= 5
+    for text, ids in zip(texts, expected, strict=True):
+        assert fresh.encode(text) == ids
+        assert 0 < len(known) <= 10
+        assert max(map(len, known.values())) <= 2
+
+
+def test_few_encoders_are_kept_when_nobody_encodes(fresh, monkeypatch, corpus):
+    encode, all_inside = BlockEncoder.encode, threading.Barrier(7, timeout=30)
+
+    def watched(encoder, blocks):
+        all_inside.wait()
+        return encode(encoder, blocks)
+
+    monkeypatch.setattr(BlockEncoder, "encode", watched)
+    with ThreadPoolExecutor(7) as executor:
+        batch = list(executor.map(fresh.encode, [corpus[0]] * 7))
+    assert fresh.decode_batch(batch) == [corpus[0]] * 7
+    assert len(fresh._pipeline._text_encoder._idle) == _text_encoder._MOST_IDLE < 7
 
 
 # threads

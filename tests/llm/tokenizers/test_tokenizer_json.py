@@ -503,7 +503,8 @@ def test_a_vocabulary_that_lacks_bytes_is_read(lacking, corpus):
 @pytest.mark.parametrize("bad", ["ё", "aё", "\x00", "😀", "x\ud800", "é" * 300])
 def test_a_missing_byte_is_an_error_that_names_it(lacking, padding, bad):
     library, ours = lacking
-    shown = "\ufffd" if "\ud800" in bad else repr(bad)[1:-1]
+    # of a long chunk only what is near the byte
+    shown = "\ufffd" if "\ud800" in bad else repr(bad[:20])[1:-1]
     for text in (bad + "\n" + padding, padding + bad, padding + bad + " " + padding):
         for encode in (ours.encode, ours.encode_numpy, lambda text: ours.encode_batch([text])):
             with pytest.raises(ValueError, match=r"no token for the byte 0x") as error:

@@ -51,10 +51,11 @@ class ByteMerger:
             return [self._whole[chunk]]
         ids = [self._byte_ids[byte] for byte in chunk]
         if NO_TOKEN in ids:
-            byte = chunk[ids.index(NO_TOKEN)]
+            index = ids.index(NO_TOKEN)
+            nearby = chunk[max(index - 40, 0) : index + 40].decode("utf-8", "replace")
             raise ValueError(
-                f"the vocabulary has no token for the byte {byte:#04x} of "
-                f"{chunk.decode('utf-8', 'replace')!r}: this text cannot be encoded"
+                f"the vocabulary has no token for the byte {chunk[index]:#04x} of {nearby!r}: this "
+                "text cannot be encoded"
             )
         return self._merge_short(ids) if len(ids) < _LONG_CHUNK else self._merge_long(ids)
 

@@ -110,7 +110,8 @@ class Pipeline:
         check_num_threads(num_threads)
         if self._plain and allowed_special == () and self._text_encoder.is_gpt2:
             return self._text_encoder.encode_batch(texts, num_threads)
-        return [self.encode(text, allowed_special) for text in texts]
+        allowed = self._allowed(allowed_special)
+        return [self.encode(text, allowed) for text in texts]
 
     def _parts(self, text: str, allowed_special: str | Collection[str]) -> Iterator[str | int]:
         """Ids of the added tokens in a text, and the normalized text between them."""

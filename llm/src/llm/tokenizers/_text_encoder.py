@@ -21,9 +21,11 @@ from llm.tokenizers._threads import map_in_threads
 _SHORT_TEXT = 4000
 # New chunks of so many blocks are merged together.
 _BLOCKS_AT_ONCE = 8
+# Encoders that are kept when nobody encodes: each may remember some 50 MB of chunks.
+_MOST_IDLE = 4
 # Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
 _MOST_CHUNKS = 1 << 17
-_LONGEST_KEPT_CHUNK = 64
+_LONGEST_KEPT_CHUNK = 16  # ids
 
 
 class TextEncoder:
@@ -54,11 +56,11 @@ class TextEncoder:
         self._cut = pre_tokenize
         self._cut_ascii = gpt2_in_bmp().findall if self.is_gpt2 else pre_tokenize
         self._merge = ByteMerger(byte_ids, merges, whole)
-        self._ids_of_chunk = _KnownChunks(self._merge).__getitem__
         self._merge_many = BatchMerger(byte_ids, merges)
         self._whole = whole
         # Lists share these integers, in place of one of 28 bytes for every token of a text.
         self._ints = np.arange(num_ids).astype(object)
+        self._ids_of_chunk = _KnownChunks(self._merge, self._ints.tolist()).__getitem__
         # Each remembers chunks for one thread at a time.
         self._idle: deque[BlockEncoder] = deque()
 
@@ -108,7 +110,8 @@ class TextEncoder:
         except IndexError:  # all are at work
             encoder = BlockEncoder(self._merge, self._merge_many, self._whole)
         encoded = encoder.encode([block.data for block in blocks])
-        self._idle.append(encoder)
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(encoder)
         return [
             _EncodedBlock(ids, ends, block.goes_on)
             for (ids, ends), block in zip(encoded, blocks, strict=True)
@@ -130,13 +133,14 @@ class _EncodedBlock(NamedTuple):
 class _KnownChunks(dict[str, tuple[int, ...]]):
     """Ids of chunks, found when they are first asked for."""
 
-    def __init__(self, merge: ByteMerger) -> None:
+    def __init__(self, merge: ByteMerger, ints: list[int]) -> None:
         super().__init__()
         self._merge = merge
+        self._ints = ints
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
-        ids = tuple(self._merge(chunk.encode()))
-        if len(chunk) <= _LONGEST_KEPT_CHUNK:
+        ids = tuple([self._ints[token_id] for token_id in self._merge(chunk.encode())])
+        if len(ids) <= _LONGEST_KEPT_CHUNK:
             if len(self) >= _MOST_CHUNKS:
                 self.clear()
             self[chunk] = ids

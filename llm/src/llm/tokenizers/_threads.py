@@ -12,7 +12,9 @@ Result = TypeVar("Result")
 
 
 def check_num_threads(num_threads: int) -> None:
-    """Raise ValueError if there would be no thread."""
+    """Raise TypeError if it is no number of threads, ValueError if there would be no thread."""
+    if not isinstance(num_threads, int) or isinstance(num_threads, bool):
+        raise TypeError(f"num_threads={num_threads!r} has to be an int")
     if num_threads < 1:
         raise ValueError(f"num_threads={num_threads} has to be at least 1")
 

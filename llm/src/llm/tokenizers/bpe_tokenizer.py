@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import operator
 import warnings
 from collections.abc import Iterable, Iterator
 from os import PathLike
@@ -116,11 +117,16 @@ class BPETokenizer(BaseTokenizer):
                 byte, repeated or no valid Unicode, a part is given to what is no special token,
                 `pattern` is an unknown name, damaged, or uses what is not supported, or
                 `num_threads` is less than 1.
-            TypeError: a text is not a string.
+            TypeError: a text is not a string, or a number not an integer.
 
         Warns:
             UserWarning: the texts have too few pairs to merge; the vocabulary is smaller.
         """
+        _check_texts(texts)
+        try:
+            vocab_size = operator.index(vocab_size)  # of numpy's integers an int
+        except TypeError as error:
+            raise TypeError(f"vocab_size={vocab_size!r} has to be an int") from error
         added = _check_special_tokens(special_tokens)
         roles = conventional_roles(added)
         given = {"pad": pad_token, "unk": unk_token, "bos": bos_token, "eos": eos_token}
@@ -203,10 +209,8 @@ class BPETokenizer(BaseTokenizer):
             ValueError: `allowed_special` names what is no special token, the vocabulary lacks a
                 byte that the text needs, or the tokenizer is not trained.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text has to be a str, not {type(text).__name__}")
         _, pipeline = self._trained or self._require_trained()
-        ids = pipeline.encode(text, allowed_special)
+        ids = pipeline.encode(_checked(text), allowed_special)
         if add_special_tokens and pipeline.has_template:
             return [*pipeline.before, *ids, *pipeline.after]
         return ids
@@ -246,9 +250,9 @@ class BPETokenizer(BaseTokenizer):
             ValueError: as `encode`, or `num_threads` is less than 1.
         """
         pipeline = self._pipeline
-        if isinstance(texts, str):
-            raise TypeError("texts is one string; give an iterable of strings, such as [text]")
-        batch = pipeline.encode_batch(map(_checked, texts), allowed_special, num_threads)
+        _check_texts(texts)
+        checked = (_checked(text, f"texts[{index}]") for index, text in enumerate(texts))
+        batch = pipeline.encode_batch(checked, allowed_special, num_threads)
         if add_special_tokens and pipeline.has_template:
             return [[*pipeline.before, *ids, *pipeline.after] for ids in batch]
         return batch
@@ -463,19 +467,21 @@ def _check_special_tokens(special_tokens: Iterable[str]) -> tuple[AddedToken, ..
     return tuple(added)
 
 
-def _checked(text: str) -> str:
+def _checked(text: str, name: str = "text") -> str:
     if not isinstance(text, str):
-        raise TypeError(f"text has to be a str, not {type(text).__name__}")
+        raise TypeError(f"{name} has to be a str, not {type(text).__name__}")
     return text
 
 
 def _with_progress(texts: Iterable[str], show_progress: bool) -> Iterator[str]:
-    if isinstance(texts, str):
+    progress = tqdm(texts, desc="chunks", unit=" texts", disable=not show_progress)
+    for index, text in enumerate(progress):
+        yield _checked(text, f"texts[{index}]")
+
+
+def _check_texts(texts: Iterable[str]) -> None:
+    if isinstance(texts, (str, bytes)):
         raise TypeError("texts is one string; give an iterable of strings, such as [text]")
-    for text in tqdm(texts, desc="chunks", unit=" texts", disable=not show_progress):
-        if not isinstance(text, str):
-            raise TypeError(f"texts have to be strings, one is a {type(text).__name__}")
-        yield text
 
 
 def _read_roles(folder: Path) -> dict[str, str | None]:
