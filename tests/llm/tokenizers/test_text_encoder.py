@@ -141,6 +141,8 @@ def long_texts(corpus, hard_texts):
         russian,
         decomposed,
         decomposed[:99],
+        unreachable,
+        unreachable[:99],
         corpus[2] * 25,
         "",
         "ё " * 3000,
