@@ -144,6 +144,7 @@ def _hash(
 
 
 def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    keys = keys * MULTIPLIER
+    """Each bit of a key in many: a product carries them upwards only, hence the shifts."""
+    keys = (keys ^ (keys >> np.uint64(32))) * MULTIPLIER
     keys ^= keys >> np.uint64(32)
     return keys

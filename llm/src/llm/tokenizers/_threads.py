@@ -28,7 +28,6 @@ def map_in_threads(
         function: what to do with each item.
         items: read a few at a time.
         num_threads: 1 works in the thread of the caller.
-
     """
     if num_threads == 1:
         yield from map(function, items)
