@@ -528,9 +528,12 @@ def cases(*, quick: bool) -> list[Case]:
             short_texts(
                 "encode, lines of known words", lines_size, batch=False, lines=True, known=True
             ),
+            [None],
+        ),
+        (
+            short_texts("encode, new lines", lines_size, batch=False, lines=True),
             [(0.9, 1.2)],
         ),
-        (short_texts("encode, new lines", lines_size, batch=False, lines=True), [None]),
         (short_texts("encode, batch of lines", lines_size, batch=True, lines=True), [(1.35, 1.8)]),
         (
             short_texts("encode, batch of documents", slice_size, batch=True, lines=False),

@@ -474,9 +474,7 @@ def assert_ids_or_the_byte(library, ours, text):
         assert every_way(ours, text) == library.encode(text).ids
         assert ours.decode(ours.encode(text)) == text
         return
-    expected = "|".join(
-        re.escape(f"no token for the byte {byte:#04x} of {chunk!r}") for chunk, byte in chunks
-    )
+    expected = "|".join(f"no token for the byte {byte:#04x} of " for _, byte in chunks)
     for encode in (
         ours.encode,
         ours.encode_numpy,

@@ -189,7 +189,8 @@ class _Corpus:
             counts = self._count[self._hot]
         pairs = self._hot
         if len(pairs) > limit:
-            least = np.partition(counts, -limit)[-limit]
+            # numpy finds the smallest of many equal counts in a tenth of the time of the largest
+            least = -np.partition(-counts, limit - 1)[limit - 1]
             above, ties = pairs[counts > least], pairs[counts == least]
             wanted = limit - len(above)
             smallest_first = self._left[ties].astype(np.int64) << 32 | self._right[ties]
@@ -206,7 +207,7 @@ class _Corpus:
             self._hot = np.flatnonzero(all_counts >= self._threshold)
         counts = all_counts[self._hot]
         if len(counts) > wanted:
-            self._threshold = int(np.partition(counts, -wanted)[-wanted])
+            self._threshold = -int(np.partition(-counts, wanted - 1)[wanted - 1])
             self._hot = self._hot[counts >= self._threshold]
 
     def merge(self, candidates: _Int64s) -> _Int64s:
@@ -263,7 +264,7 @@ class _Corpus:
         num_pairs = max(int(np.searchsorted(np.cumsum(sizes), self._budget)), 1)
         batch, starts, sizes = candidates[:num_pairs], starts[:num_pairs], sizes[:num_pairs]
 
-        ranks = np.repeat(np.arange(num_pairs), sizes)
+        ranks = np.repeat(np.arange(num_pairs, dtype=np.int64), sizes)
         positions = self._occurrence[span_indices(starts, sizes)].astype(np.int64)
         holds = self._pair_at[positions] == np.repeat(batch, sizes)
         positions, ranks = positions[holds], ranks[holds]

@@ -56,6 +56,7 @@ class Decoder:
         all_lengths = self._lengths_unless_skipped if skip_special_tokens else self._lengths
         if len(checked) <= _FEW_IDS:
             return b"".join([self._tokens[i] for i in checked.tolist() if all_lengths[i]])
+        checked = checked.astype(np.intp, copy=False)
         parts = [checked[i : i + _IDS_AT_ONCE] for i in range(0, len(checked), _IDS_AT_ONCE)]
         num_bytes = sum(int(all_lengths.take(part).sum()) for part in parts)
         written = np.empty(num_bytes + _PIECE, dtype=np.uint8)
@@ -63,7 +64,7 @@ class Decoder:
         for part in parts:
             lengths = all_lengths.take(part)
             ends = begin + np.cumsum(lengths)
-            self._write(part.astype(np.intp, copy=False), ends - lengths, lengths, written)
+            self._write(part, ends - lengths, lengths, written)
             begin = ends[-1]
         return written[:num_bytes].data
 

@@ -25,7 +25,8 @@ _BLOCKS_AT_ONCE = 8
 _MOST_IDLE = 4
 # Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
 _MOST_CHUNKS = 1 << 17
-_LONGEST_KEPT_CHUNK = 16  # ids
+_LONGEST_KEPT_CHUNK = 64  # characters
+_MOST_KEPT_IDS = 16
 
 
 class TextEncoder:
@@ -140,7 +141,7 @@ class _KnownChunks(dict[str, tuple[int, ...]]):
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
         ids = tuple([self._ints[token_id] for token_id in self._merge(chunk.encode())])
-        if len(ids) <= _LONGEST_KEPT_CHUNK:
+        if len(chunk) <= _LONGEST_KEPT_CHUNK and len(ids) <= _MOST_KEPT_IDS:
             if len(self) >= _MOST_CHUNKS:
                 self.clear()
             self[chunk] = ids
