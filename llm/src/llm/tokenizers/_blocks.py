@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llm.tokenizers._gpt2_split import make_block
 from llm.tokenizers._surrogates import replace_surrogates
 
-# Characters of a block: its arrays stay in the processor's cache. One chunk may be longer.
+# Characters of a block: its arrays stay in the cache. Text without white space is longer.
 BLOCK_CHARS = 1 << 18
 # GPT-2's pattern begins a chunk here, whatever comes before and after. Python's \S leaves out
 # more characters than the pattern's, never fewer.
