@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+# Bytes that may be read behind the last one of a text or chunk: four words of 8 from any byte on.
+PADDING = 32
+
 
 class GrowingArray(Generic[Scalar]):
     """A one-dimensional array to append to, in constant time an entry."""
@@ -43,10 +46,15 @@ class GrowingArray(Generic[Scalar]):
         self.buffer[begin : self._size] = values
 
 
+def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """Where spans of these lengths begin that stand one after another, the first at 0."""
+    starts: NDArray[np.int64] = np.cumsum(lengths, dtype=np.int64) - lengths
+    return starts
+
+
 def span_indices(starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.int64]:
     """Indices of all spans, one span after another: of [5, 2] and [3, 1] they are 5, 6, 7, 2."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    indices = np.repeat(starts - (ends - lengths), lengths)
+    indices = np.repeat(starts - starts_of(lengths), lengths)
     indices += np.arange(len(indices))
     return indices
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.tokenizers._arrays import span_indices
+from llm.tokenizers._arrays import span_indices, starts_of
 from llm.tokenizers._key_table import KeyTable
 
 # Chunks up to each of these lengths share a matrix.
@@ -54,7 +54,7 @@ class BatchMerger:
             data: bytes of the chunks, one chunk after another.
             lengths: how many bytes each has, 1 to `LONGEST_COLUMN`.
         """
-        starts = np.cumsum(lengths) - lengths
+        starts = starts_of(lengths)
         num_ids = np.zeros(len(lengths), dtype=np.int64)
         groups = []
         for shortest, longest in zip((0, *_HEIGHTS), _HEIGHTS, strict=False):
@@ -64,7 +64,7 @@ class BatchMerger:
                 columns = self._merge_columns(data, starts[group], lengths[group])
                 num_ids[group] = np.count_nonzero(columns != _EMPTY, axis=0)
                 groups.append((group, columns))
-        firsts = np.cumsum(num_ids) - num_ids
+        firsts = starts_of(num_ids)
         ids = np.empty(num_ids.sum(), dtype=np.int32)
         for group, columns in groups:
             by_chunk = columns.T

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.tokenizers._arrays import GrowingArray, span_indices
+from llm.tokenizers._arrays import PADDING, GrowingArray, span_indices, starts_of
 from llm.tokenizers._batch_merger import LONGEST_COLUMN, BatchMerger
 from llm.tokenizers._bpe_encode import ByteMerger
 from llm.tokenizers._chunk_table import ChunkTable
-from llm.tokenizers._gpt2_split import PADDING, SEPARATOR, chunk_starts
+from llm.tokenizers._gpt2_split import SEPARATOR, chunk_starts
 
-# When so many chunks, or bytes of chunks, have been met, they are forgotten: some 50 MB.
+# When so many chunks, or bytes of chunks, have been met, they are forgotten: up to some 100 MB.
 _MOST_CHUNKS = 1 << 19
 _MOST_BYTES = 1 << 24
 # Fewer new chunks than this are merged one by one, in less time than a matrix takes.
@@ -89,7 +89,7 @@ class BlockEncoder:
         order = np.argsort(numbers)
         num_ids = np.array([0] + [1] * len(self._whole))
         self._ids.append(np.array(list(self._whole.values()), dtype=np.int32))
-        self._firsts.append((np.cumsum(num_ids) - num_ids)[order])
+        self._firsts.append(starts_of(num_ids)[order])
         self._num_ids.append(num_ids[order])
 
     def _learn(self) -> None:
@@ -97,7 +97,7 @@ class BlockEncoder:
         data, lengths = self._chunks.chunks(len(self._firsts))
         if not len(lengths):
             return
-        starts = np.cumsum(lengths) - lengths
+        starts = starts_of(lengths)
         firsts, num_ids = np.empty_like(starts), np.empty_like(starts)
         in_columns = lengths <= LONGEST_COLUMN
         if np.count_nonzero(in_columns) < _FEW_CHUNKS or self._merge_one.lacks_bytes:
@@ -106,7 +106,7 @@ class BlockEncoder:
         if len(many):
             chunks = data[span_indices(starts[many], lengths[many])]
             ids, num_ids[many] = self._merge_many(chunks, lengths[many])
-            firsts[many] = len(self._ids) + np.cumsum(num_ids[many]) - num_ids[many]
+            firsts[many] = len(self._ids) + starts_of(num_ids[many])
             self._ids.append(ids)
         for one in np.flatnonzero(~in_columns).tolist():
             chunk = data[starts[one] : starts[one] + lengths[one]].tobytes()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.tokenizers._arrays import GrowingArray, span_indices, words_at
+from llm.tokenizers._arrays import PADDING, GrowingArray, span_indices, words_at
 from llm.tokenizers._key_table import MULTIPLIER, KeyTable
 
 _LONGEST_EXACT = 7
@@ -22,8 +22,6 @@ _LONGEST_HASHED = 31
 _IS_HASH = np.uint64(1 << 63)
 # Masks of the first n bytes of a word, n from 0 to 8.
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)
-# Bytes that may be read after the last one.
-_PADDING = 32
 
 
 class ChunkTable:
@@ -34,7 +32,7 @@ class ChunkTable:
         self._keys = KeyTable()
         self._others: dict[bytes, int] = {}
         # Chunk i is the bytes from ends[i] to ends[i + 1].
-        self._bytes = GrowingArray(np.uint8, spare=_PADDING)
+        self._bytes = GrowingArray(np.uint8, spare=PADDING)
         self._ends = GrowingArray(np.int64)
         self._ends.append(np.zeros(1))
 
@@ -56,13 +54,12 @@ class ChunkTable:
         """Number of each chunk of a block; those not seen before get the next numbers.
 
         Args:
-            block: bytes, 32 or more of them after the last chunk.
+            block: bytes, `PADDING` of them after the last chunk.
             bounds: where chunks begin, in order, and where the last one ends.
         """
         starts, lengths = bounds[:-1], np.diff(bounds)
         words = words_at(block)
-        # mode="clip": 8 bytes and more have the mask of 8
-        keys = words[starts] & _FIRST_BYTES.take(lengths, mode="clip")
+        keys = _first_words(words, starts, lengths)
         keys |= lengths.astype(np.uint64) << np.uint64(56)
         hashed = np.flatnonzero(lengths > _LONGEST_EXACT)
         keys[hashed] = _hash(words, starts[hashed], lengths[hashed])
@@ -123,10 +120,19 @@ class ChunkTable:
         rest = np.arange(len(numbers))
         for offset in range(0, _LONGEST_HASHED, 8):
             rest = rest[lengths[rest] > offset]
-            mask = _FIRST_BYTES.take(lengths[rest] - offset, mode="clip")
-            differ = (ours[begins[rest] + offset] ^ words[starts[rest] + offset]) & mask
-            equal[rest] &= differ == 0
+            rest_lengths = lengths[rest] - offset
+            our_words = _first_words(ours, begins[rest] + offset, rest_lengths)
+            equal[rest] &= our_words == _first_words(words, starts[rest] + offset, rest_lengths)
         return equal
+
+
+def _first_words(
+    words: NDArray[np.uint64], starts: NDArray[Any], lengths: NDArray[Any]
+) -> NDArray[np.uint64]:
+    """The first 8 bytes of each chunk, zeros after a shorter one."""
+    # mode="clip": 8 bytes and more have the mask of 8
+    first: NDArray[np.uint64] = words[starts] & _FIRST_BYTES.take(lengths, mode="clip")
+    return first
 
 
 def _hash(
@@ -137,7 +143,7 @@ def _hash(
     rest = np.arange(len(starts))
     for offset in range(8, _LONGEST_HASHED, 8):
         rest = rest[lengths[rest] > offset]
-        word = words[starts[rest] + offset] & _FIRST_BYTES.take(lengths[rest] - offset, mode="clip")
+        word = _first_words(words, starts[rest] + offset, lengths[rest] - offset)
         keys[rest] = _mixed(keys[rest]) ^ word
     hashes: NDArray[np.uint64] = _mixed(keys) | _IS_HASH
     return hashes

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.tokenizers._arrays import GrowingArray
+from llm.tokenizers._arrays import PADDING, GrowingArray, starts_of
 from llm.tokenizers._blocks import Block, blocks_of
 from llm.tokenizers._chunk_table import ChunkTable
-from llm.tokenizers._gpt2_split import PADDING, SEPARATOR, chunk_starts
+from llm.tokenizers._gpt2_split import SEPARATOR, chunk_starts
 from llm.tokenizers._pretokenize import PreTokenizer
 from llm.tokenizers._surrogates import is_unicode, replace_surrogates
-from llm.tokenizers._threads import check_num_threads, map_in_threads
+from llm.tokenizers._threads import Pool, check_num_threads, map_in_threads
 
 
 class ChunkCounts(NamedTuple):
@@ -42,24 +42,18 @@ def count_chunks(
     check_num_threads(num_threads)
     if not pre_tokenize.is_gpt2:
         return _count_one_by_one(texts, pre_tokenize)
-    idle: deque[_Counter] = deque()
+    counters = Pool(_Counter)
 
     def count(block: Block) -> None:
-        try:
-            counter = idle.pop()
-        except IndexError:  # all are at work
-            counter = _Counter()
-        counter.add(block.data, chunk_starts(block.data))
-        idle.append(counter)
+        with counters.borrow() as counter:
+            counter.add(block.data, chunk_starts(block.data))
 
     for _ in map_in_threads(count, blocks_of(texts), num_threads):
         pass
-    total = _Counter()
-    if idle:
-        total = idle.pop()
-    while idle:
-        total.add_all(idle.pop())
-    return total.without_separators()
+    with counters.borrow() as total:
+        for counter in counters:
+            total.add_all(counter)
+        return total.without_separators()
 
 
 class _Counter:
@@ -84,12 +78,12 @@ class _Counter:
         """Count what another counter has counted."""
         data, lengths = other._chunks.chunks()
         block = np.concatenate([data, np.zeros(PADDING, dtype=np.uint8)])
-        self.add(block, np.cumsum([0, *lengths]), other._counts.entries)
+        self.add(block, np.append(0, np.cumsum(lengths)), other._counts.entries)
 
     def without_separators(self) -> ChunkCounts:
         """The chunks that are text."""
         data, lengths = self._chunks.chunks()
-        starts = np.cumsum(lengths) - lengths
+        starts = starts_of(lengths)
         separator = np.flatnonzero(data[starts] == SEPARATOR)
         return ChunkCounts(
             np.delete(data, starts[separator]),

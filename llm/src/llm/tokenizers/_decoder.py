@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.tokenizers._arrays import starts_of
+
 # Up to so many ids, joining their bytes one by one takes less time than calls on arrays.
 _FEW_IDS = 64
 # So many at a time: their arrays stay in the processor's cache.
@@ -42,7 +44,7 @@ class Decoder:
         padded = [token.ljust(_PIECE * -(-len(token) // _PIECE), b"\0") for token in tokens]
         # One piece more, of which tokens of no bytes may write.
         self._pieces = np.frombuffer(b"".join([*padded, bytes(_PIECE)]), dtype=_PIECE_TYPE)
-        self._first_index = np.cumsum(num_pieces) - num_pieces
+        self._first_index = starts_of(num_pieces)
         self._first_piece = self._pieces[self._first_index]
 
     def __call__(self, ids: Any, skip_special_tokens: bool) -> bytes | memoryview:

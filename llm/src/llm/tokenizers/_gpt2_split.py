@@ -15,12 +15,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.tokenizers._arrays import PADDING
 from llm.tokenizers._unicode_classes import WHITE_SPACE, class_members
 
 # A byte that no UTF-8 holds: it ends each text of a block.
 SEPARATOR = 0xFF
-# Zeros at the end of a block: from any byte of a text the next 32 may be read.
-PADDING = 32
 
 # Kinds of characters. All bytes of a character have its kind.
 _SPACE, _LETTER, _NUMBER, _OTHER, _SEPARATOR = range(5)

@@ -108,9 +108,9 @@ class Pipeline:
     ) -> list[list[int]]:
         """As `encode`, of many texts."""
         check_num_threads(num_threads)
-        if self._plain and allowed_special == () and self._text_encoder.is_gpt2:
-            return self._text_encoder.encode_batch(texts, num_threads)
         allowed = self._allowed(allowed_special)
+        if self._plain and not allowed and self._text_encoder.is_gpt2:
+            return self._text_encoder.encode_batch(texts, num_threads)
         return [self.encode(text, allowed) for text in texts]
 
     def _parts(self, text: str, allowed_special: str | Collection[str]) -> Iterator[str | int]:

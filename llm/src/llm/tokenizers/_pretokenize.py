@@ -86,14 +86,14 @@ class PreTokenizer:
 
     def __init__(self, steps: Iterable[Callable[[str], Iterable[str]]]) -> None:
         """Take the steps in order; none means that a text is one chunk."""
-        self.steps = tuple(steps)
+        self._steps = tuple(steps)
         # Whether GPT-2's pattern is all there is.
-        self.is_gpt2 = [getattr(step, "is_gpt2", False) for step in self.steps] == [True]
+        self.is_gpt2 = [getattr(step, "is_gpt2", False) for step in self._steps] == [True]
 
     def __call__(self, text: str) -> Iterable[str]:
         """Chunks of a text."""
         pieces: Iterable[str] = [text]
-        for step in self.steps:
+        for step in self._steps:
             pieces = chain.from_iterable(map(step, pieces))
         return pieces
 

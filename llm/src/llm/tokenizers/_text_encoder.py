@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ from llm.tokenizers._block_encoder import BlockEncoder
 from llm.tokenizers._blocks import Block, blocks_of
 from llm.tokenizers._bpe_encode import ByteMerger
 from llm.tokenizers._pretokenize import PreTokenizer, gpt2_in_bmp
-from llm.tokenizers._threads import map_in_threads
+from llm.tokenizers._threads import Pool, map_in_threads
 
 # Shorter texts take less time chunk by chunk than in a block.
 _SHORT_TEXT = 4000
 # New chunks of so many blocks are merged together.
 _BLOCKS_AT_ONCE = 8
-# Encoders that are kept when nobody encodes: each may remember some 50 MB of chunks.
+# Encoders that are kept when nobody encodes: each may remember up to some 100 MB of chunks.
 _MOST_IDLE = 4
 # Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
 _MOST_CHUNKS = 1 << 17
@@ -57,20 +57,18 @@ class TextEncoder:
         self._cut = pre_tokenize
         self._cut_ascii = gpt2_in_bmp().findall if self.is_gpt2 else pre_tokenize
         self._merge = ByteMerger(byte_ids, merges, whole)
-        self._merge_many = BatchMerger(byte_ids, merges)
-        self._whole = whole
+        self._byte_ids, self._merges, self._whole = byte_ids, merges, whole
         # Lists share these integers, in place of one of 28 bytes for every token of a text.
         self._ints = np.arange(num_ids).astype(object)
         self._ids_of_chunk = _KnownChunks(self._merge, self._ints.tolist()).__getitem__
-        # Each remembers chunks for one thread at a time.
-        self._idle: deque[BlockEncoder] = deque()
+        self._idle = Pool(self._make_block_encoder, _MOST_IDLE)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text.
 
         Raises:
             ValueError: the vocabulary lacks a byte of the text.
-            UnicodeEncodeError: the text holds a surrogate.
+            UnicodeEncodeError: the text holds a surrogate, and is cut chunk by chunk.
         """
         if len(text) < _SHORT_TEXT or not self.is_gpt2:
             chunks = self._cut_ascii(text) if text.isascii() else self._cut(text)
@@ -106,17 +104,20 @@ class TextEncoder:
         return chain.from_iterable(map_in_threads(self._encode_group, groups, num_threads))
 
     def _encode_group(self, blocks: list[Block]) -> list[_EncodedBlock]:
-        try:
-            encoder = self._idle.pop()
-        except IndexError:  # all are at work
-            encoder = BlockEncoder(self._merge, self._merge_many, self._whole)
-        encoded = encoder.encode([block.data for block in blocks])
-        if len(self._idle) < _MOST_IDLE:
-            self._idle.append(encoder)
+        with self._idle.borrow() as encoder:
+            encoded = encoder.encode([block.data for block in blocks])
         return [
             _EncodedBlock(ids, ends, block.goes_on)
             for (ids, ends), block in zip(encoded, blocks, strict=True)
         ]
+
+    @cached_property
+    def _merge_many(self) -> BatchMerger:
+        # Only blocks need its tables, which take time to make.
+        return BatchMerger(self._byte_ids, self._merges)
+
+    def _make_block_encoder(self) -> BlockEncoder:
+        return BlockEncoder(self._merge, self._merge_many, self._whole)
 
     def _to_list(self, ids: NDArray[np.int32]) -> list[int]:
         as_list: list[int] = self._ints.take(ids).tolist()
