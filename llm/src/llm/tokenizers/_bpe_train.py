@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from llm.tokenizers._arrays import span_indices
+from llm.tokenizers._arrays import GrowingArray, span_indices
 from llm.tokenizers._byte_level import ALPHABET
 
 _Int64s = NDArray[np.int64]
@@ -130,13 +130,17 @@ class _Corpus:
         self._weight = np.zeros(size, dtype=np.int32 if is_small else np.int64)
         self._weight[1:] = np.repeat(counts.astype(self._weight.dtype), lengths + 1)
 
-        self._num_pairs = 1
-        self._left = np.zeros(1, dtype=np.int32)
-        self._right = np.zeros(1, dtype=np.int32)
-        self._count = np.zeros(1, dtype=np.int64)
-        self._rank = np.full(1, _NOT_IN_BATCH, dtype=np.int16)
+        self._left = GrowingArray(np.int32)
+        self._right = GrowingArray(np.int32)
+        self._count = GrowingArray(np.int64)
+        self._rank = GrowingArray(np.int16)
+        # Pair 0 is no pair.
+        for of_pairs in (self._left, self._right, self._count):
+            of_pairs.append(np.zeros(1))
+        self._rank.append(np.full(1, _NOT_IN_BATCH))
         # The stretch of a pair ends where that of the next begins.
-        self._start = np.zeros(2, dtype=np.int64)
+        self._start = GrowingArray(np.int64)
+        self._start.append(np.zeros(2))
         # At most `size` occurrences hold at any time. What is never written takes no memory.
         self._occurrence = np.empty(3 * size, dtype=np.int32)
         self._pair_at = np.zeros(size, dtype=np.int32)
@@ -171,36 +175,42 @@ class _Corpus:
 
     def ids(self, pairs: _Int64s) -> list[tuple[int, int]]:
         """Indices of the tokens in each pair."""
-        left, right = self._left[pairs] - 1, self._right[pairs] - 1
+        left, right = self._left.entries[pairs] - 1, self._right.entries[pairs] - 1
         return list(zip(left.tolist(), right.tolist(), strict=True))
 
     def pass_over(self, pairs: _Int64s) -> None:
         """Never merge these."""
-        self._count[pairs] = 0
+        self._count.entries[pairs] = 0
         self._passed_over.extend(pairs.tolist())
 
     def top_pairs(self, limit: int) -> _Int64s:
         """The most frequent pairs in order, at most `limit` and none only if none is left."""
-        counts = self._count[self._hot]
+        counts = self._count.entries[self._hot]
         is_hot = counts >= self._threshold
         self._hot, counts = self._hot[is_hot], counts[is_hot]
         if len(self._hot) < limit and self._threshold > 1:
             self._refill(max(4 * limit, _FEW_HOT_PAIRS))
-            counts = self._count[self._hot]
+            counts = self._count.entries[self._hot]
         pairs = self._hot
         if len(pairs) > limit:
             # numpy finds the smallest of many equal counts in a tenth of the time of the largest
             least = -np.partition(-counts, limit - 1)[limit - 1]
             above, ties = pairs[counts > least], pairs[counts == least]
             wanted = limit - len(above)
-            smallest_first = self._left[ties].astype(np.int64) << 32 | self._right[ties]
+            smallest_first = (
+                self._left.entries[ties].astype(np.int64) << 32 | self._right.entries[ties]
+            )
             ties = ties[np.argpartition(smallest_first, wanted - 1)[:wanted]]
             pairs = np.concatenate([above, ties])
-        return pairs[np.lexsort((self._right[pairs], self._left[pairs], -self._count[pairs]))]
+        return pairs[
+            np.lexsort(
+                (self._right.entries[pairs], self._left.entries[pairs], -self._count.entries[pairs])
+            )
+        ]
 
     def _refill(self, wanted: int) -> None:
         """Lower the threshold until about so many pairs reach it."""
-        all_counts = self._count[: self._num_pairs]
+        all_counts = self._count.entries
         self._threshold = min(self._threshold, max(int(all_counts.max()), 0) + 1)
         while self._threshold > 1 and len(self._hot) < wanted:
             self._threshold = max(self._threshold // 2, 1)
@@ -215,8 +225,8 @@ class _Corpus:
         batch, positions, ranks = self._find_batch(candidates)
         first_new = self._num_symbols
         self._num_symbols += len(batch)
-        left_length = self._length[self._left[batch]]
-        right_length = self._length[self._right[batch]]
+        left_length = self._length[self._left.entries[batch]]
+        right_length = self._length[self._right.entries[batch]]
         self._length[first_new : self._num_symbols] = left_length + right_length
 
         middles = positions + left_length[ranks]
@@ -229,10 +239,10 @@ class _Corpus:
         # The pair between two sites is taken away once: as that of a middle, gone when looked
         # up again from the site behind it.
         weights = self._weight[positions].astype(np.int64)
-        np.subtract.at(self._count, self._pair_at[middles], weights)
+        np.subtract.at(self._count.entries, self._pair_at[middles], weights)
         self._pair_at[middles] = self._pair_at[positions] = 0
-        np.subtract.at(self._count, self._pair_at[befores], weights)
-        self._count[batch] = 0
+        np.subtract.at(self._count.entries, self._pair_at[befores], weights)
+        self._count.entries[batch] = 0
 
         # Group the new pairs by the new symbol, its side and the other symbol; then by position.
         # A pair of two new symbols is that of the left one.
@@ -251,7 +261,7 @@ class _Corpus:
         groups, positions = keys >> self._position_bits, keys & ((1 << self._position_bits) - 1)
         is_first = np.ones(len(groups), dtype=bool)
         np.not_equal(groups[1:], groups[:-1], out=is_first[1:])
-        self._pair_at[positions] = self._num_pairs - 1 + np.cumsum(is_first, dtype=np.int32)
+        self._pair_at[positions] = len(self._count) - 1 + np.cumsum(is_first, dtype=np.int32)
         bounds = np.flatnonzero(np.append(is_first, True))
         counts = np.add.reduceat(self._weight[positions], bounds[:-1], dtype=np.int64)
         self._add_pairs(positions, np.diff(bounds), counts)
@@ -259,8 +269,8 @@ class _Corpus:
 
     def _find_batch(self, candidates: _Int64s) -> tuple[_Int64s, _Int64s, _Int64s]:
         """The batch, the positions to merge at, and which of the batch is at each (in order)."""
-        starts = self._start[candidates]
-        sizes = self._start[candidates + 1] - starts
+        starts = self._start.entries[candidates]
+        sizes = self._start.entries[candidates + 1] - starts
         num_pairs = max(int(np.searchsorted(np.cumsum(sizes), self._budget)), 1)
         batch, starts, sizes = candidates[:num_pairs], starts[:num_pairs], sizes[:num_pairs]
 
@@ -272,10 +282,10 @@ class _Corpus:
         # Where another pair of the batch begins in the middle of one, only one can be merged:
         # the batch ends before the later of the two. A pair that overlaps itself (`a a` in `aaa`)
         # ends the batch, as its new pair `x a` may come next.
-        middles = positions + self._length[self._left[batch]][ranks]
-        self._rank[batch] = np.arange(num_pairs)
-        next_ranks = self._rank[self._pair_at[middles]].astype(np.int64)
-        self._rank[batch] = _NOT_IN_BATCH
+        middles = positions + self._length[self._left.entries[batch]][ranks]
+        self._rank.entries[batch] = np.arange(num_pairs)
+        next_ranks = self._rank.entries[self._pair_at[middles]].astype(np.int64)
+        self._rank.entries[batch] = _NOT_IN_BATCH
         overlaps = np.flatnonzero(next_ranks != _NOT_IN_BATCH)
         rank, next_rank = ranks[overlaps], next_ranks[overlaps]
         limits = [np.maximum(rank, next_rank) + (rank == next_rank)]
@@ -291,9 +301,9 @@ class _Corpus:
         self._budget = max(_FEW_OCCURRENCES, num_sites + num_sites // 4)
 
         last = batch[-1]
-        if self._left[last] == self._right[last]:
+        if self._left.entries[last] == self._right.entries[last]:
             num_others = int(np.searchsorted(ranks, num_pairs - 1))
-            step = int(self._length[self._left[last]])
+            step = int(self._length[self._left.entries[last]])
             kept = _without_overlaps(positions[num_others:], step)
             positions = np.concatenate([positions[:num_others], kept])
             ranks = ranks[: len(positions)]
@@ -303,33 +313,28 @@ class _Corpus:
         """Add pairs, already in `pair_at`: the first `sizes[0]` positions are one, and so on."""
         if not len(sizes):
             return
-        begin, end = self._num_pairs, self._num_pairs + len(sizes)
-        if end >= 1 << 31:
+        if len(self._count) + len(sizes) >= 1 << 31:
             raise ValueError("the corpus has 2**31 distinct pairs, too many to train on")
-        if end >= len(self._count):
-            for name in ("_left", "_right", "_count", "_rank", "_start"):
-                setattr(self, name, _lengthened(getattr(self, name), end + 1))
-        self._num_pairs = end
-
-        used = int(self._start[begin])
+        used = int(self._start.entries[-1])
         if used + len(positions) > len(self._occurrence):
-            used = self._drop_stale_occurrences(begin)
+            used = self._drop_stale_occurrences()
         self._occurrence[used : used + len(positions)] = positions
         stops = np.cumsum(sizes)
-        self._start[begin + 1 : end + 1] = used + stops
+        self._start.append(used + stops)
 
+        hot = len(self._count) + np.flatnonzero(counts >= self._threshold)
+        self._hot = np.concatenate([self._hot, hot])
         first = positions[stops - sizes]
         left = self._symbol[first]
-        self._left[begin:end] = left
-        self._right[begin:end] = self._symbol[first + self._length[left]]
-        self._count[begin:end] = counts
-        self._rank[begin:end] = _NOT_IN_BATCH
-        hot = begin + np.flatnonzero(counts >= self._threshold)
-        self._hot = np.concatenate([self._hot, hot])
+        self._left.append(left)
+        self._right.append(self._symbol[first + self._length[left]])
+        self._count.append(counts)
+        self._rank.append(np.full(len(sizes), _NOT_IN_BATCH))
 
-    def _drop_stale_occurrences(self, num_pairs: int) -> int:
+    def _drop_stale_occurrences(self) -> int:
         """Close the gaps that merges have left; return how many occurrences hold."""
-        starts = self._start[: num_pairs + 1]
+        starts = self._start.entries
+        num_pairs = len(self._count)
         occurrence = self._occurrence[: starts[-1]]
         pairs = np.repeat(np.arange(num_pairs, dtype=np.int32), np.diff(starts))
         holds = self._pair_at[occurrence] == pairs
@@ -337,13 +342,6 @@ class _Corpus:
         self._occurrence[: len(kept)] = kept
         np.cumsum(np.bincount(pairs[holds], minlength=num_pairs), out=starts[1:])
         return len(kept)
-
-
-def _lengthened(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
-    """A copy with room for `size`, and for more to come."""
-    longer = np.empty(max(size, len(array) * 3 // 2), dtype=array.dtype)
-    longer[: len(array)] = array
-    return longer
 
 
 def _without_overlaps(starts: _Int64s, step: int) -> _Int64s:
