@@ -1,12 +1,15 @@
 """Corpora, and tokenizers of ours and of the tokenizers library made of them."""
 
+import json
 import pydoc_data.topics
 import random
 import unicodedata
+import weakref
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from llm.tokenizers import BPETokenizer
 
@@ -27,6 +30,55 @@ MIXED = (
     "<pad><eos> <bos> [MASK]  <|x|> 1234567 {a} ^$ ǅ ʰ ا ك \ufffd\ufeff \U0001e900\U00016ea0"
 )
 CORPUS = [ENGLISH, RUSSIAN, MIXED]
+
+
+@pytest.fixture(scope="session")
+def train_library():
+    """Function that trains a tokenizer of the tokenizers library, by default as ours are."""
+
+    def train(texts, vocab_size, special_tokens=(), pre_tokenizer=None):
+        library = Tokenizer(models.BPE())
+        library.pre_tokenizer = pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(special_tokens),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        library.train_from_iterator(texts, trainer)
+        return library
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def library_model(train_library):
+    """Function of the same arguments: vocabulary and merges that BpeTrainer learns."""
+
+    def model_of(*args):
+        model = json.loads(train_library(*args).to_str())["model"]
+        return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+    return model_of
+
+
+@pytest.fixture
+def counted_text():
+    """Class of strings that knows the most of them that were alive at a time."""
+
+    class Text(str):
+        alive = most = 0
+
+        def __init__(self, *_):
+            Text.alive += 1
+            Text.most = max(Text.most, Text.alive)
+            weakref.finalize(self, Text.leave)
+
+        @classmethod
+        def leave(cls):
+            cls.alive -= 1
+
+    return Text
 
 
 @pytest.fixture(scope="session")

@@ -11,26 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from llm.tokenizers import BPETokenizer, _bpe_train
 from llm.tokenizers._bpe_train import learn_merges
 from llm.tokenizers._byte_level import ALPHABET
-
-
-def library_model(texts, vocab_size, special_tokens=()):
-    """Vocabulary and merges that BpeTrainer learns."""
-    library = Tokenizer(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(special_tokens),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    library.train_from_iterator(texts, trainer)
-    model = json.loads(library.to_str())["model"]
-    return model["vocab"], [tuple(merge) for merge in model["merges"]]
 
 
 def our_model(texts, vocab_size, special_tokens, tmp_path):
@@ -46,7 +30,7 @@ def our_model(texts, vocab_size, special_tokens, tmp_path):
 @pytest.mark.parametrize("special_tokens", [[], ["<pad>", "<unk>", "<bos>", "<eos>"], ["<начало>"]])
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_merges_and_vocabulary_are_those_of_bpe_trainer(
-    corpus, part, vocab_size, special_tokens, tmp_path, recwarn
+    library_model, corpus, part, vocab_size, special_tokens, tmp_path, recwarn
 ):
     vocab_size += len(special_tokens)
     ours = our_model([corpus[part]], vocab_size, special_tokens, tmp_path)
@@ -54,7 +38,7 @@ def test_merges_and_vocabulary_are_those_of_bpe_trainer(
 
 
 @pytest.mark.parametrize("alphabet", ["ab", "abc", "ая", "ab ", "аб в\n", "0a.ЯЖ "])
-def test_ties_and_runs_are_those_of_bpe_trainer(alphabet, tmp_path, recwarn):
+def test_ties_and_runs_are_those_of_bpe_trainer(library_model, alphabet, tmp_path, recwarn):
     # few letters: many ties, many runs of one letter
     rng = random.Random(alphabet)
     for _ in range(8):
@@ -65,13 +49,15 @@ def test_ties_and_runs_are_those_of_bpe_trainer(alphabet, tmp_path, recwarn):
         assert our_model(texts, vocab_size, [], tmp_path) == library_model(texts, vocab_size)
 
 
-def test_random_unicode_gives_the_merges_of_bpe_trainer(hard_texts, tmp_path):
+def test_random_unicode_gives_the_merges_of_bpe_trainer(library_model, hard_texts, tmp_path):
     ours = our_model(hard_texts, 900, [], tmp_path)
     assert ours == library_model(hard_texts, 900)
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 7000])
-def test_a_larger_corpus_gives_the_merges_of_bpe_trainer(corpus, vocab_size, tmp_path, recwarn):
+def test_a_larger_corpus_gives_the_merges_of_bpe_trainer(
+    library_model, corpus, vocab_size, tmp_path, recwarn
+):
     # later batches are of dozens of pairs
     texts = [*pydoc_data.topics.topics.values(), corpus[1]]
     ours = our_model(texts, vocab_size, [], tmp_path)

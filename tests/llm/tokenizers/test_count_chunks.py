@@ -4,7 +4,6 @@ import json
 import random
 import threading
 import time
-import weakref
 from collections import Counter
 from itertools import pairwise
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from llm.tokenizers import BPETokenizer, _blocks, _chunk_table, _count_chunks
 from llm.tokenizers._count_chunks import count_chunks
@@ -103,29 +101,17 @@ def test_surrogates_count_as_what_they_become(pattern):
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_texts_are_read_one_after_another(monkeypatch, num_threads):
+def test_texts_are_read_one_after_another(counted_text, monkeypatch, num_threads):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 1000)
-
-    class Text(str):
-        alive = most = 0
-
-        def __init__(self, *_):
-            Text.alive += 1
-            Text.most = max(Text.most, Text.alive)
-            weakref.finalize(self, Text.leave)
-
-        @classmethod
-        def leave(cls):
-            cls.alive -= 1
 
     tokenizer = BPETokenizer()
     tokenizer.train(
-        (Text(f"text {number} " * 10) for number in range(500)),
+        (counted_text(f"text {number} " * 10) for number in range(500)),
         300,
         num_threads=num_threads,
         show_progress=False,
     )
-    assert Text.most <= 3
+    assert counted_text.most <= 3
 
 
 def test_texts_are_read_as_they_are_counted(monkeypatch):
@@ -177,21 +163,11 @@ def model_of(tokenizer):
 
 @pytest.mark.parametrize("block_chars", [200, 1 << 18])
 def test_training_in_threads_gives_the_model_of_bpe_trainer(
-    monkeypatch, corpus, hard_texts, block_chars
+    library_model, monkeypatch, corpus, hard_texts, block_chars
 ):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", block_chars)
     texts = [*corpus, *hard_texts]
-    library = Tokenizer(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    library.train_from_iterator(texts, trainer)
-    model = json.loads(library.to_str())["model"]
-    expected = model["vocab"], [tuple(merge) for merge in model["merges"]]
+    expected = library_model(texts, 1200, ["<eos>"])
     for num_threads in (1, 2, 3):
         tokenizer = BPETokenizer()
         tokenizer.train(iter(texts), 1200, ["<eos>"], num_threads=num_threads, show_progress=False)

@@ -8,7 +8,7 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from llm.tokenizers import BPETokenizer
 from llm.tokenizers._pretokenize import GPT2_PATTERN, Split
@@ -225,25 +225,18 @@ def test_a_tiktoken_encoding_that_lacks_bytes_gives_its_ids_or_names_the_byte(
 
 
 @pytest.fixture(scope="module", params=SPELLINGS)
-def trained(request, corpus, tmp_path_factory):
+def trained(request, corpus, train_library, tmp_path_factory):
     """Tokenizers of one pattern: ours, the library's, the library's of our file, tiktoken's."""
     of_tiktoken, of_library = SPELLINGS[request.param]
     # what the patterns cut differently is frequent enough to be merged
     texts = [corpus[0][:50_000], *corpus[1:], *HOSTILE[:-1] * 60]
-    library = Tokenizer(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.Sequence(
+    pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(of_library), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=900,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    library.train_from_iterator(texts, trainer)
+    library = train_library(texts, 900, ["<eos>"], pre_tokenizer)
     ours = BPETokenizer()
     ours.train(texts, 900, ["<eos>"], pattern=request.param, show_progress=False)
     path = tmp_path_factory.mktemp("trained") / "tokenizer.json"

@@ -6,7 +6,6 @@ import random
 import sys
 import threading
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -369,26 +368,16 @@ def test_an_interrupt_in_merging_leaves_the_tokenizer_usable(fresh, tokenizer, c
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("args", [(), (True, "all")])
-def test_texts_of_a_batch_are_read_one_after_another(fresh, monkeypatch, num_threads, args):
+def test_texts_of_a_batch_are_read_one_after_another(
+    fresh, counted_text, monkeypatch, num_threads, args
+):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 100)
 
-    class Text(str):
-        alive = most = 0
-
-        def __init__(self, *_):
-            Text.alive += 1
-            Text.most = max(Text.most, Text.alive)
-            weakref.finalize(self, Text.leave)
-
-        @classmethod
-        def leave(cls):
-            cls.alive -= 1
-
     batch = fresh.encode_batch(
-        (Text(f"text {number}") for number in range(500)), *args, num_threads=num_threads
+        (counted_text(f"text {number}") for number in range(500)), *args, num_threads=num_threads
     )
     assert list(map(fresh.decode, batch)) == [f"text {number}" for number in range(500)]
-    assert Text.most <= 3
+    assert counted_text.most <= 3
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

@@ -243,7 +243,8 @@ class BPETokenizer(BaseTokenizer):
             texts: any strings, read once.
             add_special_tokens: as in `encode`.
             allowed_special: as in `encode`.
-            num_threads: how many texts to work on at a time, where the pattern is GPT-2's.
+            num_threads: how many threads encode at a time. It has an effect where the pattern is
+                GPT-2's, nothing is normalized and no added token is matched.
 
         Raises:
             TypeError: `texts` is a single string, or one of them is not a string.
