@@ -10,7 +10,9 @@ from llm.tokenizers._gpt2_split import PADDING, SEPARATOR
 from llm.tokenizers._pretokenize import GPT2_PATTERN, Split
 
 CUT_OFTEN = st.lists(
-    st.sampled_from([*"ab1.' \n\t\r", "'s", "  ", "\x1c", "\x85", "\xa0", "\u3000", "😀"])
+    st.sampled_from(
+        [*"ab1.' \n\t\r", "'s", "  ", "\x1c", "\x85", "\xa0", "\u3000", "😀", *"字，。,{я"]
+    )
 ).map("".join)
 
 
@@ -59,12 +61,25 @@ def test_a_text_that_fits_is_not_cut(monkeypatch):
     assert pieces_of(blocks_of(["a b c d e\tf g"])) == [["a b c d e\tf", " g"]]
 
 
+@pytest.mark.parametrize("text", ['{"key":[1,2,3],"x":"y"},' * 50, "這是一個，句子。" * 100])
+def test_a_text_without_white_space_is_cut_at_punctuation(monkeypatch, text):
+    monkeypatch.setattr(_blocks, "BLOCK_CHARS", 100)
+    [pieces] = pieces_of(blocks_of([text]))
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) < 120
+
+
+def test_empty_texts_fill_a_block(monkeypatch):
+    monkeypatch.setattr(_blocks, "BLOCK_CHARS", 10)
+    assert len(list(blocks_of([""] * 100))) == 10
+
+
 def test_texts_are_read_as_blocks_are_asked_for(monkeypatch):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 10)
     texts = iter(["four"] * 9)
     blocks = blocks_of(texts)
-    assert pieces_of([next(blocks)]) == [["four"]] * 3
-    assert len(list(texts)) == 6
+    assert pieces_of([next(blocks)]) == [["four"]] * 2
+    assert len(list(texts)) == 7
 
 
 def test_no_text_makes_no_block_and_an_empty_one_a_piece():

@@ -15,7 +15,7 @@ from llm.tokenizers._chunk_table import ChunkTable
 def number(table, chunks):
     data = b"".join([*chunks, bytes(32)])
     bounds = np.cumsum([0, *map(len, chunks)])
-    return table.number(np.frombuffer(data, dtype=np.uint8), bounds).tolist()
+    return table.number(np.frombuffer(data, dtype=np.uint8), bounds[:-1], np.diff(bounds)).tolist()
 
 
 def kept(table, first=0):

@@ -148,7 +148,7 @@ def test_threads_count_at_once_each_in_a_table_of_its_own(monkeypatch):
         add(counter, *args)
 
     monkeypatch.setattr(_count_chunks._Counter, "add", watched)
-    texts = ["a-text-without-spaces"] * 8
+    texts = ["atextwithoutspaces"] * 8
     assert counted(texts, num_threads=2) == counted_by_dictionary(texts)
     assert len({id(counter) for counter in used}) == 2
 

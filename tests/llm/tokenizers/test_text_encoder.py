@@ -392,9 +392,9 @@ def test_texts_are_read_as_they_are_worked_on(fresh, monkeypatch, num_threads):
             num_read += 1
             yield f"a text of number {number}"
 
-    def watched(encoder, blocks):
+    def watched(encoder, blocks, num_threads):
         read_by_then.append(num_read)
-        return encode(encoder, blocks)
+        return encode(encoder, blocks, num_threads)
 
     monkeypatch.setattr(BlockEncoder, "encode", watched)
     fresh.encode_batch(texts(), num_threads=num_threads)
@@ -418,9 +418,9 @@ def test_chunks_of_short_texts_are_forgotten_and_ids_stay_the_same(fresh, tokeni
 def test_few_encoders_are_kept_when_nobody_encodes(fresh, monkeypatch, corpus):
     encode, all_inside = BlockEncoder.encode, threading.Barrier(7, timeout=30)
 
-    def watched(encoder, blocks):
+    def watched(encoder, blocks, num_threads):
         all_inside.wait()
-        return encode(encoder, blocks)
+        return encode(encoder, blocks, num_threads)
 
     monkeypatch.setattr(BlockEncoder, "encode", watched)
     with ThreadPoolExecutor(7) as executor:
@@ -460,10 +460,10 @@ def test_what_remembers_chunks_is_never_used_by_two_threads_at_once(fresh, monke
     both_inside = threading.Barrier(2, timeout=30)
     used = []
 
-    def watched(encoder, blocks):
+    def watched(encoder, blocks, num_threads):
         used.append(encoder)
         both_inside.wait()
-        return encode(encoder, blocks)
+        return encode(encoder, blocks, num_threads)
 
     monkeypatch.setattr(BlockEncoder, "encode", watched)
     for _ in range(3):
@@ -478,17 +478,32 @@ def test_what_remembers_chunks_is_never_used_by_two_threads_at_once(fresh, monke
 
 def test_a_batch_is_worked_on_by_as_many_threads_as_asked_for(fresh, monkeypatch):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 10)
-    encode = BlockEncoder.encode
+    num_blocks = 3 * _text_encoder._BLOCKS_AT_ONCE * 2
+    texts = ["atextwithoutspaces"] * num_blocks
+    for step in ("_find", "_ids_of"):
+        original = getattr(BlockEncoder, step)
+        all_inside = threading.Barrier(3, timeout=30)
+
+        def watched(encoder, of_block, original=original, all_inside=all_inside):
+            all_inside.wait()
+            return original(encoder, of_block)
+
+        monkeypatch.setattr(BlockEncoder, step, watched)
+        assert fresh.decode_batch(fresh.encode_batch(texts, num_threads=3)) == texts
+        monkeypatch.setattr(BlockEncoder, step, original)
+
+
+def test_new_chunks_are_merged_by_as_many_threads_as_asked_for(fresh, monkeypatch):
+    merge = BatchMerger.__call__
     all_inside = threading.Barrier(3, timeout=30)
 
-    def watched(encoder, blocks):
+    def watched(merger, data, lengths):
         all_inside.wait()
-        return encode(encoder, blocks)
+        return merge(merger, data, lengths)
 
-    monkeypatch.setattr(BlockEncoder, "encode", watched)
-    num_blocks = 3 * _text_encoder._BLOCKS_AT_ONCE * 2
-    texts = ["a-text-without-spaces"] * num_blocks
-    assert fresh.decode_batch(fresh.encode_batch(texts, num_threads=3)) == texts
+    monkeypatch.setattr(BatchMerger, "__call__", watched)
+    text = " ".join(f"word{number}" for number in range(1000))
+    assert fresh.decode_batch(fresh.encode_batch([text], num_threads=3)) == [text]
 
 
 # time

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from llm.tokenizers._gpt2_split import make_block
 from llm.tokenizers._surrogates import replace_surrogates
 
-# Characters of a block: its arrays stay in the cache. Text without white space is longer.
-BLOCK_CHARS = 1 << 18
-# GPT-2's pattern begins a chunk here, whatever comes before and after. Python's \S leaves out
-# more characters than the pattern's, never fewer.
-_CUT = re.compile(r"(?<=\S)[ \t\r\n]")
+# Characters of a block: operations on its arrays take so long that threads seldom wait for each
+# other. Text without a place to cut is longer.
+BLOCK_CHARS = 1 << 20
+# GPT-2's pattern begins a chunk here, whatever comes before and after: at white space after what
+# is none (Python's \S leaves out more characters than the pattern's, never fewer), and at a mark
+# of punctuation after a letter or number, in texts without white space.
+_CUT = re.compile(
+    r"(?<=\S)[ \t\r\n]|(?<=[0-9A-Za-zА-яぁ-ゖ一-龥])[!-/:-@\[-`{-~，。、：；！？「」]"
+)
 
 
 class Block(NamedTuple):
@@ -41,7 +45,7 @@ def blocks_of(texts: Iterable[str]) -> Iterator[Block]:
             pieces, num_chars = [], 0
             begin = cut.start()
         pieces.append(text[begin:])
-        num_chars += len(text) - begin
+        num_chars += len(text) - begin + 1  # many empty texts are a block too
         if num_chars >= BLOCK_CHARS:
             yield _block(pieces)
             pieces, num_chars = [], 0

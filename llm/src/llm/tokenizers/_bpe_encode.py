@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 
-# A pair of ids is one integer, left << 32 | right. What it merges into is one integer too,
-# rank << 32 | new id: the smallest is the merge to apply next.
-_SHIFT = 32
-_LOW = (1 << _SHIFT) - 1
-_NO_MERGE = 1 << 64
+# Above every rank, and small enough that Python compares it in one step.
+_NO_MERGE = (1 << 30) - 1
 # Id of a byte that the vocabulary lacks: no merge has it.
 NO_TOKEN = -2
+# In place of an id that was merged into the one before it.
+_CONSUMED = -1
 # Beyond this length the heap, O(n log n), beats scanning the list after every merge, O(n²).
 _LONG_CHUNK = 400
 
@@ -34,10 +33,16 @@ class ByteMerger:
             whole: chunks that are one token whatever the merges say.
         """
         self._byte_ids = tuple(byte_ids)
-        self._merges = {
-            left << _SHIFT | right: rank << _SHIFT | new
-            for rank, (left, right, new) in enumerate(merges)
-        }
+        merges = list(merges)
+        self._merged = [new for _, _, new in merges]
+        # ranks[left][right] is the rank of a pair that merges; few ids are the left of any.
+        nothing: dict[int, int] = {}
+        num_ids = 1 + max([NO_TOKEN, *self._byte_ids, *chain.from_iterable(merges)])
+        self._ranks = [nothing] * num_ids
+        for rank, (left, right, _) in enumerate(merges):
+            if self._ranks[left] is nothing:
+                self._ranks[left] = {}
+            self._ranks[left][right] = rank
         self._whole = whole
         self.lacks_bytes = NO_TOKEN in self._byte_ids
 
@@ -60,50 +65,50 @@ class ByteMerger:
         return self._merge_short(ids) if len(ids) < _LONG_CHUNK else self._merge_long(ids)
 
     def _merge_short(self, ids: list[int]) -> list[int]:
-        find = self._merges.get
-        # candidates[i] is the merge of ids[i] and ids[i + 1]
-        candidates = [find(left << _SHIFT | right, _NO_MERGE) for left, right in pairwise(ids)]
+        ranks, merged = self._ranks, self._merged
+        # candidates[i] is the rank of ids[i] and ids[i + 1]
+        candidates = [ranks[left].get(right, _NO_MERGE) for left, right in pairwise(ids)]
         while candidates:
-            best = min(candidates)
-            if best == _NO_MERGE:
+            rank = min(candidates)
+            if rank == _NO_MERGE:
                 break
-            index = candidates.index(best)
-            ids[index : index + 2] = [best & _LOW]
-            del candidates[index]
+            index = candidates.index(rank)
+            new = ids[index] = merged[rank]
+            del ids[index + 1], candidates[index]
             if index > 0:
-                candidates[index - 1] = find(ids[index - 1] << _SHIFT | ids[index], _NO_MERGE)
+                candidates[index - 1] = ranks[ids[index - 1]].get(new, _NO_MERGE)
             if index < len(candidates):
-                candidates[index] = find(ids[index] << _SHIFT | ids[index + 1], _NO_MERGE)
+                candidates[index] = ranks[new].get(ids[index + 1], _NO_MERGE)
         return ids
 
     def _merge_long(self, ids: list[int]) -> list[int]:
         """The same with a heap of candidates over a linked list of ids."""
-        find = self._merges.get
+        ranks, merged = self._ranks, self._merged
         end = len(ids)
         following = list(range(1, end + 1))
         preceding = list(range(-1, end - 1))
         heap = []
-        for index in range(end - 1):
-            merge = find(ids[index] << _SHIFT | ids[index + 1])
-            if merge is not None:
-                heap.append((merge, index))
+        for index, (left, right) in enumerate(pairwise(ids)):
+            if right in ranks[left]:
+                heap.append((ranks[left][right], index))
         heapq.heapify(heap)
         while heap:
-            merge, index = heapq.heappop(heap)
+            rank, index = heapq.heappop(heap)
             right = following[index]
-            # Either side may have been merged since; a consumed id is -1, which is in no pair.
-            if right == end or find(ids[index] << _SHIFT | ids[right]) != merge:
+            # Either side may have been merged since.
+            if right == end or ids[index] < 0 or ranks[ids[index]].get(ids[right]) != rank:
                 continue
-            ids[index], ids[right] = merge & _LOW, -1
+            new = ids[index] = merged[rank]
+            ids[right] = _CONSUMED
             after, before = following[right], preceding[index]
             following[index] = after
             if after < end:
                 preceding[after] = index
-                candidate = find(ids[index] << _SHIFT | ids[after])
+                candidate = ranks[new].get(ids[after])
                 if candidate is not None:
                     heapq.heappush(heap, (candidate, index))
             if before >= 0:
-                candidate = find(ids[before] << _SHIFT | ids[index])
+                candidate = ranks[ids[before]].get(new)
                 if candidate is not None:
                     heapq.heappush(heap, (candidate, before))
         return [token_id for token_id in ids if token_id >= 0]

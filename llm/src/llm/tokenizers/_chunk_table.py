@@ -50,24 +50,38 @@ class ChunkTable:
         ends = self._ends.entries[first:]
         return self._bytes.entries[ends[0] :], np.diff(ends)
 
-    def number(self, block: NDArray[np.uint8], bounds: NDArray[np.intp]) -> NDArray[np.int32]:
+    def number(
+        self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]
+    ) -> NDArray[np.int32]:
         """Number of each chunk of a block; those not seen before get the next numbers.
 
         Args:
             block: bytes, `PADDING` of them after the last chunk.
-            bounds: where chunks begin, in order, and where the last one ends.
+            starts: where chunks begin.
+            lengths: how many bytes each has.
         """
-        starts, lengths = bounds[:-1], np.diff(bounds)
+        return self._number(block, starts, lengths, add=True)
+
+    def find(
+        self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]
+    ) -> NDArray[np.int32]:
+        """As `number`, but -1 for those not seen before: threads may do so at the same time."""
+        return self._number(block, starts, lengths, add=False)
+
+    def _number(
+        self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any], add: bool
+    ) -> NDArray[np.int32]:
         words = words_at(block)
         keys = _first_words(words, starts, lengths)
         keys |= lengths.astype(np.uint64) << np.uint64(56)
         hashed = np.flatnonzero(lengths > _LONGEST_EXACT)
         keys[hashed] = _hash(words, starts[hashed], lengths[hashed])
-
         numbers = self._keys.find(keys)
+
         is_longest = lengths[hashed] > _LONGEST_HASHED
-        self._number_others(numbers, hashed[is_longest], block, bounds)
-        unseen = np.flatnonzero(numbers < 0)
+        others = hashed[is_longest]
+        numbers[others] = self._number_others(block, starts[others], lengths[others], add)
+        unseen = np.flatnonzero(numbers < 0) if add else ()
         if len(unseen):
             distinct, first, which = np.unique(keys[unseen], return_index=True, return_inverse=True)
             new = self._append(block, starts[unseen[first]], lengths[unseen[first]])
@@ -75,27 +89,29 @@ class ChunkTable:
             numbers[unseen] = new[which]
 
         hashed = hashed[~is_longest]
+        hashed = hashed[numbers[hashed] >= 0]
         is_found = self._equal(numbers[hashed], words, starts[hashed], lengths[hashed])
-        self._number_others(numbers, hashed[~is_found], block, bounds)
+        others = hashed[~is_found]
+        numbers[others] = self._number_others(block, starts[others], lengths[others], add)
         return numbers
 
     def _number_others(
-        self,
-        numbers: NDArray[np.int32],
-        others: NDArray[np.intp],
-        block: NDArray[np.uint8],
-        bounds: NDArray[np.intp],
-    ) -> None:
-        """Number those chunks of a block that the hash table is not for."""
+        self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any], add: bool
+    ) -> list[int]:
+        """Number of each of those chunks that the hash table is not for."""
+        numbers: list[int] = []
         new: list[int] = []
-        for index in others.tolist():
-            chunk = block[bounds[index] : bounds[index + 1]].tobytes()
-            next_number = len(self) + len(new)
-            numbers[index] = self._others.setdefault(chunk, next_number)
-            if numbers[index] == next_number:
+        ends = starts + lengths
+        for index, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            chunk = block[start:end].tobytes()
+            number = self._others.get(chunk, -1)
+            if number < 0 and add:
+                number = self._others[chunk] = len(self) + len(new)
                 new.append(index)
+            numbers.append(number)
         if new:
-            self._append(block, bounds[:-1][new], np.diff(bounds)[new])
+            self._append(block, starts[new], lengths[new])
+        return numbers
 
     def _append(
         self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]

@@ -70,7 +70,7 @@ class _Counter:
         counts: NDArray[np.int64] | int = 1,
     ) -> None:
         """Count each chunk of a block so many times."""
-        numbers = self._chunks.number(block, bounds)
+        numbers = self._chunks.number(block, bounds[:-1], np.diff(bounds))
         self._counts.append(np.zeros(len(self._chunks) - len(self._counts)))
         np.add.at(self._counts.entries, numbers, counts)
 

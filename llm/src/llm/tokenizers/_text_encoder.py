@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from llm.tokenizers._batch_merger import BatchMerger
 from llm.tokenizers._block_encoder import BlockEncoder
-from llm.tokenizers._blocks import Block, blocks_of
+from llm.tokenizers._blocks import blocks_of
 from llm.tokenizers._bpe_encode import ByteMerger
 from llm.tokenizers._pretokenize import PreTokenizer, gpt2_in_bmp
-from llm.tokenizers._threads import Pool, map_in_threads
+from llm.tokenizers._threads import Pool
 
 # Shorter texts take less time chunk by chunk than in a block.
 _SHORT_TEXT = 4000
@@ -60,7 +60,7 @@ class TextEncoder:
         self._byte_ids, self._merges, self._whole = byte_ids, merges, whole
         # Lists share these integers, in place of one of 28 bytes for every token of a text.
         self._ints = np.arange(num_ids).astype(object)
-        self._ids_of_chunk = _KnownChunks(self._merge, self._ints.tolist()).__getitem__
+        self._ids_of_chunk = _KnownChunks(self._merge).__getitem__
         self._idle = Pool(self._make_block_encoder, _MOST_IDLE)
 
     def encode(self, text: str) -> list[int]:
@@ -100,16 +100,12 @@ class TextEncoder:
     def _encode_blocks(self, texts: Iterable[str], num_threads: int = 1) -> Iterator[_EncodedBlock]:
         """Encode texts, some blocks of them at a time."""
         blocks = blocks_of(texts)
-        groups = iter(lambda: list(islice(blocks, _BLOCKS_AT_ONCE)), [])
-        return chain.from_iterable(map_in_threads(self._encode_group, groups, num_threads))
-
-    def _encode_group(self, blocks: list[Block]) -> list[_EncodedBlock]:
-        with self._idle.borrow() as encoder:
-            encoded = encoder.encode([block.data for block in blocks])
-        return [
-            _EncodedBlock(ids, ends, block.goes_on)
-            for (ids, ends), block in zip(encoded, blocks, strict=True)
-        ]
+        groups = iter(lambda: list(islice(blocks, _BLOCKS_AT_ONCE * num_threads)), [])
+        for group in groups:
+            with self._idle.borrow() as encoder:
+                encoded = encoder.encode([block.data for block in group], num_threads)
+            for (ids, ends), block in zip(encoded, group, strict=True):
+                yield _EncodedBlock(ids, ends, block.goes_on)
 
     @cached_property
     def _merge_many(self) -> BatchMerger:
@@ -135,13 +131,12 @@ class _EncodedBlock(NamedTuple):
 class _KnownChunks(dict[str, tuple[int, ...]]):
     """Ids of chunks, found when they are first asked for."""
 
-    def __init__(self, merge: ByteMerger, ints: list[int]) -> None:
+    def __init__(self, merge: ByteMerger) -> None:
         super().__init__()
         self._merge = merge
-        self._ints = ints
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
-        ids = tuple([self._ints[token_id] for token_id in self._merge(chunk.encode())])
+        ids = tuple(self._merge(chunk.encode()))
         if len(chunk) <= _LONGEST_KEPT_CHUNK and len(ids) <= _MOST_KEPT_IDS:
             if len(self) >= _MOST_CHUNKS:
                 self.clear()
