@@ -37,10 +37,12 @@ class Decoder:
             skipped: ids that `skip_special_tokens` leaves out.
         """
         self._tokens = tokens
-        self._lengths = np.array([len(token) for token in tokens], dtype=np.int64)
+        lengths = np.array([len(token) for token in tokens], dtype=np.int64)
+        # As small as can be: the table and what is taken from it stay in the cache.
+        self._lengths = lengths.astype(np.min_scalar_type(lengths.max(initial=0)))
         self._lengths_unless_skipped = self._lengths.copy()
         self._lengths_unless_skipped[list(skipped)] = 0
-        num_pieces = -(-self._lengths // _PIECE)
+        num_pieces = -(-lengths // _PIECE)
         padded = [token.ljust(_PIECE * -(-len(token) // _PIECE), b"\0") for token in tokens]
         # One piece more, of which tokens of no bytes may write.
         self._pieces = np.frombuffer(b"".join([*padded, bytes(_PIECE)]), dtype=_PIECE_TYPE)
@@ -58,23 +60,26 @@ class Decoder:
         all_lengths = self._lengths_unless_skipped if skip_special_tokens else self._lengths
         if len(checked) <= _FEW_IDS:
             return b"".join([self._tokens[i] for i in checked.tolist() if all_lengths[i]])
-        checked = checked.astype(np.intp, copy=False)
-        parts = [checked[i : i + _IDS_AT_ONCE] for i in range(0, len(checked), _IDS_AT_ONCE)]
-        num_bytes = sum(int(all_lengths.take(part).sum()) for part in parts)
+        parts = [
+            checked[begin : begin + _IDS_AT_ONCE].astype(np.intp, copy=False)
+            for begin in range(0, len(checked), _IDS_AT_ONCE)
+        ]
+        lengths = [all_lengths.take(part) for part in parts]
+        num_bytes = sum(int(of_part.sum(dtype=np.int64)) for of_part in lengths)
         written = np.empty(num_bytes + _PIECE, dtype=np.uint8)
         begin = 0
-        for part in parts:
-            lengths = all_lengths.take(part)
-            ends = begin + np.cumsum(lengths)
-            self._write(part, ends - lengths, lengths, written)
-            begin = ends[-1]
+        for part, of_part in zip(parts, lengths, strict=True):
+            ends = np.cumsum(of_part, dtype=np.int64)
+            ends += begin
+            self._write(part, ends - of_part, of_part, written)
+            begin = int(ends[-1])
         return written[:num_bytes].data
 
     def _write(
         self,
         ids: NDArray[np.intp],
         starts: NDArray[np.int64],
-        lengths: NDArray[np.int64],
+        lengths: NDArray[np.unsignedinteger[Any]],
         written: NDArray[np.uint8],
     ) -> None:
         """Write the first `lengths` bytes of tokens, from `starts` on."""
