@@ -50,7 +50,7 @@ def test_any_token_may_be_the_last_or_the_first(last):
         assert decode_with(TOKENS, (), ids) == joined(ids)
 
 
-@pytest.mark.parametrize("length", [1, 4, 16, 17, 40, 100])
+@pytest.mark.parametrize("length", [1, 4, 16, 17, 40, 100, 255, 256, 70_000])
 @pytest.mark.parametrize("other", [1, 20, 50])
 def test_skipped_tokens_leave_no_byte(length, other):
     tokens = make_tokens([length, other])

@@ -13,7 +13,7 @@ NO_TOKEN = -2
 # In place of an id that was merged into the one before it.
 _CONSUMED = -1
 # Beyond this length the heap, O(n log n), beats scanning the list after every merge, O(n²).
-_LONG_CHUNK = 400
+_LONG_CHUNK = 48
 
 
 class ByteMerger:
