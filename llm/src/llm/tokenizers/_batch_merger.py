@@ -17,10 +17,10 @@ from llm.tokenizers._arrays import span_indices, starts_of
 from llm.tokenizers._key_table import KeyTable
 
 # Chunks up to each of these lengths share a matrix.
-_HEIGHTS = (8, 16, 32, 64, 128, 256)
+_HEIGHTS = (8, 12, 16, 24, 32, 48, 64, 128, 256)
 LONGEST_COLUMN = _HEIGHTS[-1]
 # Cells of a matrix: four arrays of 32 bits have so many entries.
-_MOST_CELLS = 1 << 19
+_MOST_CELLS = 1 << 18
 # A merge that a cell may do is rank << 8 | row: the smallest of a column comes first.
 _ROW_BITS = 8
 _NO_MERGE = 2**31 - 1
@@ -36,12 +36,17 @@ class BatchMerger:
 
         Args:
             byte_ids: id of each of the 256 bytes; chunks have no byte that has none.
-            merges: (left id, right id, merged id) in order of rank, fewer than 2^23.
+            merges: (left id, right id, merged id) in order of rank.
+
+        Raises:
+            ValueError: there are 2^23 merges or more.
         """
+        if len(merges) >= _NO_MERGE >> _ROW_BITS:
+            raise ValueError(f"{len(merges)} merges are more than fit: fewer than 2^23")
         table = np.array(merges, dtype=np.int64).reshape(-1, 3)
         self._byte_ids = np.array(byte_ids, dtype=np.int32)
         self._merged = table[:, 2].astype(np.int32)
-        self._ranks = KeyTable(slots_per_key=16)
+        self._ranks = KeyTable(slots_per_key=4)
         ranks = np.arange(len(table), dtype=np.int32)
         self._ranks.add(_pair_keys(table[:, 0], table[:, 1]), ranks)
 
