@@ -2,6 +2,7 @@
 
     uv run python experiments/llm_only/train_gpt_bpe.py
     uv run python experiments/llm_only/train_gpt_bpe.py --data book.txt notes/ --run mine
+    uv run python experiments/llm_only/train_gpt_bpe.py --resume
     uv run python experiments/llm_only/train_gpt_bpe.py --help
 
 The run is left in checkpoints/<run>/: final/ is a model folder that `llm` and
@@ -10,27 +11,28 @@ transformers both open.
 
 from __future__ import annotations
 
-import time
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.shared.configs import TrainScript, load_settings
+from experiments.shared.configs import TrainScript, load_resumed_settings, load_settings
 from experiments.shared.console import run_script, show_log
 from experiments.shared.data import BUILT_IN, fingerprint, read_documents, split_documents
 from experiments.shared.models import make_model, train_tokenizer
 from experiments.shared.plots import plot_losses
-from experiments.shared.runs import new_run_folder
+from experiments.shared.runs import find_run, new_run_folder
 
 if TYPE_CHECKING:
     from llm.tokenizers import BPETokenizer
     from llm.training import TextDataset, Trainer, ValidationResult
 
 SCRIPT = "experiments/llm_only/train_gpt_bpe.py"
+NEWEST = "newest"
 
 
 def main(arguments: list[str]) -> None:
     """Train, and say what came of it."""
-    settings = load_settings(TrainScript, "gpt_small.toml", arguments, prog=SCRIPT)
+    settings, run_folder, checkpoint = read_arguments(arguments)
     documents = read_documents(settings.data.data)
     train_texts, validation_texts = split_documents(
         documents,
@@ -38,7 +40,10 @@ def main(arguments: list[str]) -> None:
         by=settings.data.split,
         seed=settings.training.seed,
     )
-    run_folder = new_run_folder(settings.run, settings.model.model_type)
+    if run_folder is None:
+        run_folder = new_run_folder(
+            settings.run, settings.model.model_type, overwrite=settings.overwrite
+        )
     source = ", ".join(settings.data.data) or BUILT_IN
     characters = [sum(map(len, texts)) for texts in (train_texts, validation_texts)]
     print(
@@ -49,39 +54,98 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from llm.core.device import choose_device
-    from llm.training import Trainer, TrainingConfig
+    from llm.training import Trainer, TrainingConfig, verify_resume
 
     choose_device(settings.training.device)  # before the work, not after it
-    tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
+    if settings.resume:
+        tokenizer = load_tokenizer(run_folder, checkpoint)
+    else:
+        tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
     context = settings.model.max_position_embeddings
     train_dataset = make_dataset("training", train_texts, tokenizer, context)
     validation_dataset = make_dataset("validation", validation_texts, tokenizer, context)
-    torch.manual_seed(settings.training.seed)
-    model = make_model(settings.model, tokenizer)
-    show_log()
-    trainer = Trainer(
-        model,
-        train_dataset,
-        TrainingConfig(**vars(settings.training)),
-        validation_dataset=validation_dataset,
-        tokenizer=tokenizer,
-        sample_prompts=settings.generation.prompt,
-        sample_options=settings.generation.options(),
-        run_folder=run_folder,
-        run_info=describe(settings, train_texts, validation_texts),
-    )
+
+    def make_trainer(run_folder: Path) -> Trainer:
+        torch.manual_seed(settings.training.seed)
+        return Trainer(
+            make_model(settings.model, tokenizer),
+            train_dataset,
+            TrainingConfig(**vars(settings.training)),
+            validation_dataset=validation_dataset,
+            tokenizer=tokenizer,
+            sample_prompts=settings.generation.prompt,
+            sample_options=settings.generation.options(),
+            run_folder=run_folder,
+            run_info=describe(settings, train_texts, validation_texts),
+            show_progress=not settings.verify_resume,
+        )
+
+    trainer = make_trainer(run_folder)
     announce(trainer, train_dataset, tokenizer)
-    trainer.sample()
-    started = time.perf_counter()
+    if settings.verify_resume:
+        run_folder.rmdir()
+        steps = min(3, settings.training.steps)
+        verify_resume(make_trainer, steps=steps)
+        print(f"Resuming is exact: {steps} steps, stopped after each, gave the same bits")
+        return
+    show_log()
+    if settings.resume:
+        trainer.resume(checkpoint, allow_changed=settings.allow_changed)
+        if trainer.step == trainer.config.steps:
+            print(f"The run is finished after {trainer.step} steps: give more with --steps")
+            return
+    else:
+        trainer.sample()
     validation = trainer.train()
-    seconds = time.perf_counter() - started
     assert validation is not None  # there is a validation dataset
-    print(f"Trained {trainer.step} steps, {trainer.tokens:,} tokens, in {seconds:.0f} s\n")
+    print(
+        f"Trained {trainer.step} steps, {trainer.tokens:,} tokens, in "
+        f"{trainer.state.seconds:.0f} s\n"
+    )
     report(validation, train_dataset, validation_dataset, tokenizer, validation_texts)
     print()
     trainer.sample()
     plot_losses(run_folder)
     what_next(run_folder)
+
+
+def read_arguments(arguments: list[str]) -> tuple[TrainScript, Path | None, Path | None]:
+    """The settings, and of a run to resume its folder, and the checkpoint if one is named."""
+    # alone, --resume means the newest checkpoint
+    arguments = list(arguments)
+    for index, argument in enumerate(arguments):
+        last = index + 1 == len(arguments)
+        if argument == "--resume" and (last or arguments[index + 1].startswith("--")):
+            arguments[index] = f"--resume={NEWEST}"
+    settings = load_settings(TrainScript, "gpt_small.toml", arguments, prog=SCRIPT)
+    if not settings.resume:
+        return settings, None, None
+    if settings.resume == NEWEST:
+        run_folder, checkpoint = find_run(settings.run, train_command=SCRIPT), None
+    else:
+        checkpoint = Path(settings.resume)
+        if not checkpoint.is_dir():
+            raise FileNotFoundError(f"--resume {checkpoint} is not a folder")
+        run_folder = checkpoint.parent
+    return load_resumed_settings(run_folder, arguments, prog=SCRIPT), run_folder, checkpoint
+
+
+def load_tokenizer(run_folder: Path, checkpoint: Path | None) -> BPETokenizer:
+    """The tokenizer of a run, which the trainer compares with the one that it began with.
+
+    Raises:
+        FileNotFoundError: no checkpoint has it.
+    """
+    from llm.tokenizers import BPETokenizer
+    from llm.training import list_checkpoints
+
+    for folder in [checkpoint] if checkpoint else reversed(list_checkpoints(run_folder)):
+        # a damaged one is named by the trainer, which goes on from an older one
+        with contextlib.suppress(OSError, ValueError):
+            return BPETokenizer.load(folder)
+    raise FileNotFoundError(
+        f"{checkpoint or run_folder} has no checkpoint to resume from; start again with --overwrite"
+    )
 
 
 def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: int) -> TextDataset:

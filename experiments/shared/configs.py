@@ -226,7 +226,12 @@ class TrainingSettings:
         validate_every: Steps from one validation to the next; 0 for the last only.
         sample_every: Steps from one sample of text to the next; 0 for none.
         save_every: Steps from one checkpoint to the next; 0 for none.
-        keep_checkpoints: Newest checkpoints that are kept, besides the best.
+        keep_checkpoints: Newest checkpoints that are kept, besides the best; at
+            least 2.
+        on_bad_step: What a loss that is not finite, or leaps, does: end the
+            training, or have the step left out and counted.
+        max_loss_ratio: A loss so many times the mean of the last 50 steps leaps;
+            0 for never.
         seed: Of the weights, the order of the data, dropout and samples.
         device: "auto" takes CUDA, then MPS, then the CPU.
     """
@@ -248,12 +253,17 @@ class TrainingSettings:
     sample_every: int
     save_every: int
     keep_checkpoints: int
+    on_bad_step: Literal["stop", "skip"]
+    max_loss_ratio: float
     seed: int
     device: str
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
+        for name in ("steps", "batch_size", "accumulation_steps", "log_every"):
             check_count(name, getattr(self, name))
+        check_count("keep_checkpoints", self.keep_checkpoints, minimum=2)
+        check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
+        check_number("max_loss_ratio", self.max_loss_ratio, low=0, high=math.inf, inclusive=False)
         for name in ("validate_every", "sample_every", "save_every"):
             check_count(name, getattr(self, name), minimum=0)
         check_seed(self.seed)
@@ -354,6 +364,14 @@ class TrainScript:
         config: TOML file that holds the defaults below.
         run: Name of the run, a new folder of checkpoints/; empty for the
             model and the time.
+        resume: Go on with a run, with the settings that it was started with:
+            alone, with the newest checkpoint of --run or of the newest run; or
+            with the checkpoint that it names, a folder step-….
+        allow_changed: Settings that may differ on resuming, such as
+            learning_rate.
+        overwrite: Delete the run that has the name of --run.
+        verify_resume: Prove that stopping and resuming changes no bit, on a few
+            steps, and train nothing.
     """
 
     config: Path
@@ -362,9 +380,18 @@ class TrainScript:
     data: DataSettings
     training: TrainingSettings
     generation: GenerationSettings
+    resume: str = ""
+    allow_changed: tuple[str, ...] = ()
+    overwrite: bool = False
+    verify_resume: bool = False
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
+        check_texts("allow_changed", self.allow_changed)
+        if self.resume and (self.overwrite or self.verify_resume):
+            raise ValueError("--resume goes with neither --overwrite nor --verify-resume")
+        if self.overwrite and not self.run:
+            raise ValueError("--overwrite needs --run, the name of what to delete")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -461,6 +488,34 @@ def load_settings(
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; {prog} --help lists the options") from None
     return parse_arguments(script, read_config(path, script), arguments, prog=prog)
+
+
+def load_resumed_settings(run_folder: Path, arguments: Sequence[str], *, prog: str) -> TrainScript:
+    """The settings that a run was started with, then those of the command line.
+
+    Raises:
+        FileNotFoundError: it is no run.
+        ValueError: its `run.json` is damaged or of another script, or an argument
+            is wrong.
+    """
+    # imports torch, which takes a moment
+    from llm.core.model_folder import read_json
+
+    path = run_folder / "run.json"
+    if any(argument == "--config" or argument.startswith("--config=") for argument in arguments):
+        raise ValueError("--resume takes the settings of the run: --config does not go with it")
+    content = read_json(path)
+    try:
+        sections = {}
+        for name, kind in get_type_hints(TrainScript).items():
+            if dataclasses.is_dataclass(kind) and isinstance(content.get(name), dict):
+                # the run says more than was asked for, such as what a text's fingerprint is
+                fields = [field.name for field in dataclasses.fields(kind)]
+                sections[name] = {key: content[name][key] for key in fields if key in content[name]}
+        settings = _build(TrainScript, {"config": path, "run": "", **sections}, "the file")
+    except ValueError as error:
+        raise ValueError(f"{path} is not of a run to resume: {error}") from None
+    return parse_arguments(TrainScript, settings, arguments, prog=prog)
 
 
 def read_config(path: Path, script: type[Section]) -> Section:

@@ -72,8 +72,10 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        # an end that was asked for says which code the shell expects
+        exit_code = getattr(error, "exit_code", None)
+        print(f"{'stopped' if exit_code else 'error'}: {_one_line(error)}", file=sys.stderr)
+        sys.exit(exit_code or 1)
     sys.exit(0)
 
 

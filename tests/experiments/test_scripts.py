@@ -100,7 +100,8 @@ def test_training_says_what_it_does_and_leaves_a_run(trained):
     assert "6/6" in process.stderr  # the progress bar
     run_folder = checkpoints / "first"
     assert {path.name for path in run_folder.iterdir()} == {
-        *("run.json", "metrics.jsonl", "loss.png", "final", "step-000003", "step-000006")
+        *("run.json", "run.lock", "metrics.jsonl", "loss.png", "final"),
+        *("step-000003", "step-000006"),
     }
     assert (run_folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     described = json.loads((run_folder / "run.json").read_text("utf-8"))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llm.training import (
+    TrainerState,
     get_optimizer,
     list_checkpoints,
     load_checkpoint,
@@ -24,11 +25,10 @@ def trained(make_model, tokenizer, tmp_path):
     def save(step):
         return save_checkpoint(
             tmp_path,
-            step=step,
             model=model,
             tokenizer=tokenizer,
             optimizer=optimizer,
-            trainer_state={"tokens": 12},
+            state=TrainerState(step=step, tokens=12),
         )
 
     return model, optimizer, save
@@ -40,7 +40,7 @@ def test_weights_and_optimizer_come_back_bit_for_bit(trained, make_model):
     other = make_model(seed=5)
     other_optimizer = get_optimizer(other)
     state = load_checkpoint(folder, other, other_optimizer)
-    assert state == {"step": 7, "optimizer": "AdamW", "tokens": 12}
+    assert state == TrainerState(step=7, tokens=12)
     for name, parameter in model.named_parameters():
         assert torch.equal(other.get_parameter(name), parameter)
         kept = optimizer.state[parameter]
@@ -126,7 +126,10 @@ def test_a_foreign_file_and_a_missing_manifest_are_noticed(trained):
         verify_checkpoint(folder)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"files": {"config.json": 3}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", "{", '{"format": 1, "step": 1, "files": {"config.json": 3}}', "[" * 100_000],
+)
 def test_a_senseless_manifest_is_a_value_error(trained, content):
     _, _, save = trained
     folder = save(1)
@@ -165,7 +168,7 @@ def test_the_manifest_lists_every_file_with_its_size(trained):
 )
 def test_any_way_to_spell_a_configuration_comes_back(make_model, model_class, tmp_path, changes):
     model = make_model(model_class, **changes)
-    arguments = {"step": 1, "tokenizer": None, "trainer_state": {}}
+    arguments = {"tokenizer": None, "state": TrainerState(step=1)}
     folder = save_checkpoint(tmp_path, model=model, optimizer=get_optimizer(model), **arguments)
     other = make_model(model_class, seed=1, **changes)
     load_checkpoint(folder, other, get_optimizer(other))
@@ -195,7 +198,7 @@ def test_frozen_parameters_survive_a_checkpoint(make_model, tmp_path):
     model, optimizer = make(0)
     model.hidden_states(torch.tensor([[5, 6, 7]])).sum().backward()
     optimizer.step()
-    arguments = {"step": 1, "tokenizer": None, "trainer_state": {}}
+    arguments = {"tokenizer": None, "state": TrainerState(step=1)}
     folder = save_checkpoint(tmp_path, model=model, optimizer=optimizer, **arguments)
     other, other_optimizer = make(1)
     load_checkpoint(folder, other, other_optimizer)

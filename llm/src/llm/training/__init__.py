@@ -9,20 +9,37 @@ from llm.training.checkpoint import (
 from llm.training.dataset import ShuffledOrder, TextDataset, collate
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.optimizer import get_optimizer
+from llm.training.resume_check import ResumeMismatchError, verify_resume
+from llm.training.run_folder import RunInUseError, delete_run
 from llm.training.scheduler import cosine_schedule, linear_schedule
-from llm.training.trainer import NonFiniteLossError, Trainer, TrainingConfig
+from llm.training.trainer import (
+    BadStepError,
+    LossSpikeError,
+    NonFiniteLossError,
+    Trainer,
+    TrainingConfig,
+    TrainingStoppedError,
+)
+from llm.training.trainer_state import TrainerState
 from llm.training.validation import ValidationResult, validate
 
 __all__ = [
+    "BadStepError",
+    "LossSpikeError",
     "NonFiniteLossError",
+    "ResumeMismatchError",
+    "RunInUseError",
     "ShuffledOrder",
     "TextDataset",
     "Trainer",
+    "TrainerState",
     "TrainingConfig",
+    "TrainingStoppedError",
     "ValidationResult",
     "collate",
     "cosine_schedule",
     "count_targets",
+    "delete_run",
     "get_optimizer",
     "linear_schedule",
     "list_checkpoints",
@@ -31,4 +48,5 @@ __all__ = [
     "save_checkpoint",
     "validate",
     "verify_checkpoint",
+    "verify_resume",
 ]

@@ -25,56 +25,58 @@ from torch.optim import Optimizer
 from llm.core.base_model import BaseModel
 from llm.core.model_folder import read_json, write_json
 from llm.tokenizers import BaseTokenizer
+from llm.training.random_state import check_random_state
+from llm.training.trainer_state import TrainerState
 
 MANIFEST_FILE = "MANIFEST.json"
+MANIFEST_FORMAT = 1
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "trainer_state.json"
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
+# A checkpoint that is not to be gone on from, but not to be lost either.
+ASIDE_FOLDER = re.compile(r"step-\d{6,}\.aside-\d+")
+# What is being written, and what is being deleted.
+UNFINISHED_FOLDER = re.compile(r"\..+\.(tmp|old)")
 
 
 def save_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) -> None:
-    """Write a model folder, whole, where there is none yet.
-
-    Raises:
-        FileExistsError: `folder` is there already.
-    """
-    with _published(folder) as temporary:
+    """Write a model folder, whole, in the place of the one there may be."""
+    with _published(folder, replace=True) as temporary:
         _write_model(temporary, model, tokenizer)
 
 
 def save_checkpoint(
     run_folder: Path,
     *,
-    step: int,
     model: BaseModel,
     tokenizer: BaseTokenizer | None,
     optimizer: Optimizer,
-    trainer_state: Mapping[str, Any],
+    state: TrainerState,
 ) -> Path:
     """Write `step-…/` into the run folder; it is durable when this returns.
 
     Args:
         run_folder: of the run.
-        step: optimizer steps done.
-        model: in the state after that step.
+        model: in the state after `state.step`.
         tokenizer: the run's, or None.
         optimizer: whose state to keep, by parameter name.
-        trainer_state: anything else that training needs, as JSON.
+        state: everything else that training needs.
 
     Raises:
         FileExistsError: there is a checkpoint of this step already.
     """
-    folder = run_folder / f"step-{step:06d}"
+    folder = run_folder / f"step-{state.step:06d}"
     with _published(folder) as temporary:
         _write_model(temporary, model, tokenizer)
         save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
         kind = type(optimizer).__name__
-        write_json(temporary / STATE_FILE, {"step": step, "optimizer": kind, **trainer_state})
+        write_json(temporary / STATE_FILE, {"optimizer": kind, **state.to_json()})
         files = {
             path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
             for path in sorted(temporary.iterdir())
         }
-        write_json(temporary / MANIFEST_FILE, {"format": 1, "step": step, "files": files})
+        manifest = {"format": MANIFEST_FORMAT, "step": state.step, "files": files}
+        write_json(temporary / MANIFEST_FILE, manifest)
     return folder
 
 
@@ -86,6 +88,14 @@ def verify_checkpoint(folder: Path) -> None:
         ValueError: a file is missing, is not as it was written, or is foreign.
     """
     manifest = read_json(folder / MANIFEST_FILE)
+    if manifest.get("format") != MANIFEST_FORMAT:
+        raise ValueError(
+            f"{folder / MANIFEST_FILE} has the format {manifest.get('format')!r}, not "
+            f"{MANIFEST_FORMAT}: another version of llm wrote it"
+        )
+    named = STEP_FOLDER.fullmatch(folder.name)
+    if named and manifest.get("step") != int(named[1]):
+        raise ValueError(f"{folder / MANIFEST_FILE} is of step {manifest.get('step')!r}")
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise ValueError(f"{folder / MANIFEST_FILE} lists no files")
@@ -102,7 +112,7 @@ def verify_checkpoint(folder: Path) -> None:
             raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}")
 
 
-def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> dict[str, Any]:
+def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> TrainerState:
     """Put a verified checkpoint's weights and optimizer state into these objects.
 
     Returns:
@@ -110,15 +120,20 @@ def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> dic
 
     Raises:
         FileNotFoundError, ValueError: it is damaged, or of another model or
-            optimizer.
+            optimizer; the objects are as they were.
     """
     verify_checkpoint(folder)
-    state = read_json(folder / STATE_FILE)
-    if state.get("optimizer") != type(optimizer).__name__:
+    content = read_json(folder / STATE_FILE)
+    kind = content.pop("optimizer", None)
+    if kind != type(optimizer).__name__:
         raise ValueError(
-            f"{folder} holds the state of the optimizer {state.get('optimizer')}, not of "
-            f"{type(optimizer).__name__}"
+            f"{folder} holds the state of the optimizer {kind}, not of {type(optimizer).__name__}"
         )
+    try:
+        state = TrainerState.from_json(content)
+        check_random_state(state.random)
+    except ValueError as error:
+        raise ValueError(f"{folder / STATE_FILE}: {error}") from None
     saved = type(model).from_pretrained(folder)
     # as they are on disk: a field left open and one spelt out are the same model
     written = model.hf_format.config_to_hf
@@ -126,38 +141,45 @@ def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> dic
         raise ValueError(f"{folder} holds a model of another configuration")
     try:
         tensors = load_file(folder / OPTIMIZER_FILE)
-    except SafetensorError as error:
+        optimizer_state = _optimizer_state(model, optimizer, tensors)
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{folder / OPTIMIZER_FILE} cannot be read: {error}") from None
-    optimizer_state = _optimizer_state(model, optimizer, tensors)
     model.load_state_dict(saved.state_dict())
     optimizer.load_state_dict(optimizer_state)
     return state
 
 
-def list_checkpoints(run_folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; what a crash left unfinished is none."""
+def list_checkpoints(run_folder: Path, *, after: int = -1) -> list[Path]:
+    """The checkpoints of a run after a step, oldest first; an unfinished one is none."""
     steps = {
         int(match[1]): path
         for path in run_folder.iterdir()
         if (match := STEP_FOLDER.fullmatch(path.name)) and path.is_dir()
     }
-    return [steps[step] for step in sorted(steps)]
+    return [steps[step] for step in sorted(steps) if step > after]
 
 
 def prune_checkpoints(run_folder: Path, *, keep: int, best_step: int | None) -> None:
     """Delete all but the newest `keep` checkpoints and the best one."""
     for folder in list_checkpoints(run_folder)[:-keep]:
         if best_step is None or folder.name != f"step-{best_step:06d}":
-            # under another name first: what a crash leaves of it is no checkpoint
-            doomed = folder.with_name(f".{folder.name}.old")
-            os.rename(folder, doomed)
-            shutil.rmtree(doomed)
+            _delete(folder)
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a checkpoint a name under which nobody goes on from it; the new folder."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.aside-{number}")).exists():
+        number += 1
+    os.rename(folder, aside)
+    _fsync(folder.parent)
+    return aside
 
 
 @contextmanager
-def _published(folder: Path) -> Iterator[Path]:
+def _published(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `folder`, which becomes it if the block succeeds."""
-    if folder.exists():
+    if folder.exists() and not replace:
         raise FileExistsError(f"{folder} is there already")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -167,11 +189,21 @@ def _published(folder: Path) -> Iterator[Path]:
         for path in temporary.iterdir():
             _fsync(path)
         _fsync(temporary)
+        if folder.exists():
+            _delete(folder)
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(folder.parent)
+
+
+def _delete(folder: Path) -> None:
+    # under another name first: what a crash leaves of it is no checkpoint
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def _write_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) -> None:
@@ -192,7 +224,11 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
 def _optimizer_state(
     model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """The state dict that `_optimizer_tensors` came from."""
+    """The state dict that `_optimizer_tensors` came from.
+
+    Raises:
+        ValueError: it is not of these parameters.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     states: dict[str, dict[str, Tensor]] = {}
@@ -202,6 +238,17 @@ def _optimizer_state(
     # before the first step there is no state
     if states and states.keys() != set(order):
         raise ValueError("the optimizer's state is of other parameters than it has now")
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name, fields in states.items():
+        for field, tensor in fields.items():
+            # beside what is kept for each weight there are single numbers, such as the step
+            if tensor.shape not in (shapes[name], torch.Size([])) or not tensor.is_floating_point():
+                raise ValueError(
+                    f"{field}.{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, for a "
+                    f"parameter of shape {tuple(shapes[name])}"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{field}.{name} holds a number that is not finite")
     index = {i: states[name] for i, name in enumerate(order) if name in states}
     return {**optimizer.state_dict(), "state": index}
 

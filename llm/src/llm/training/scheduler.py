@@ -70,4 +70,22 @@ def _schedule(
     return LambdaLR(optimizer, ratio)
 
 
+def move_schedule(schedule: LambdaLR, step: int) -> None:
+    """Put a schedule, and its optimizer's learning rates, where `step` steps bring them."""
+    rates = [
+        rate * ratio(step)
+        for rate, ratio in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    schedule.load_state_dict(
+        {
+            **schedule.state_dict(),
+            "last_epoch": step,
+            "_step_count": step + 1,
+            "_last_lr": rates,
+        }
+    )
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}

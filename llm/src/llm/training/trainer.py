@@ -2,52 +2,83 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
 import logging
 import math
 import platform
+import signal
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from llm.core.base_model import BaseModel, check_range
 from llm.core.config import check_choice, check_count, check_number, check_seed
 from llm.core.device import choose_device
-from llm.core.model_folder import write_json
 from llm.generation import generate_text
 from llm.tokenizers import BaseTokenizer
 from llm.training.checkpoint import (
+    list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
     save_model,
+    set_aside,
 )
 from llm.training.dataset import Batch, ExampleSource, ShuffledOrder, TextDataset, collate
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.optimizer import OPTIMIZERS, get_optimizer
-from llm.training.scheduler import SCHEDULES
+from llm.training.random_state import random_state, restore_random_state
+from llm.training.run_folder import FINAL_FOLDER, RunFolder
+from llm.training.run_settings import check_settings
+from llm.training.scheduler import SCHEDULES, move_schedule
+from llm.training.stop_signals import StopSignals
+from llm.training.trainer_state import TrainerState
 from llm.training.validation import ValidationResult, validate
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
-RUN_FILE = "run.json"
-FINAL_FOLDER = "final"
+# The guard against leaps of the loss compares with a mean over about so many steps, and begins
+# when there have been as many.
+_MEAN_STEPS = 50
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is not a number; the weights are those of the step before."""
+class BadStepError(RuntimeError):
+    """A step that would harm the model; the weights are those of the step before."""
+
+
+class NonFiniteLossError(BadStepError):
+    """The loss or its gradient is not a number."""
+
+
+class LossSpikeError(BadStepError):
+    """The loss has leapt."""
+
+
+class TrainingStoppedError(RuntimeError):
+    """A signal asked training to stop; it did so after a whole step.
+
+    Args:
+        message: what was saved where.
+        received: the signal.
+    """
+
+    def __init__(self, message: str, received: signal.Signals) -> None:
+        super().__init__(message)
+        self.received = received
+        # what a shell says of a process that the signal ended
+        self.exit_code = 128 + received
+
+
+class _StopAskedError(Exception):
+    """A signal came while the model was evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +105,13 @@ class TrainingConfig:
         validate_every: steps from one validation to the next; 0 for none but
             the last.
         sample_every: steps from one sample of text to the next; 0 for none.
-        save_every: steps from one checkpoint to the next; 0 for none.
-        keep_checkpoints: the newest that are kept, ≥ 1, besides the best.
+        save_every: steps from one checkpoint to the next, the last step having
+            one too; 0 for none.
+        keep_checkpoints: the newest that are kept, ≥ 2, besides the best.
+        on_bad_step: what a loss or gradient that is not finite does, or a loss
+            that leaps: "stop" raises, "skip" leaves the step out and counts it.
+        max_loss_ratio: a loss so many times the mean of some 50 steps before is
+            a leap; 0 for never.
         seed: of the order of the data, dropout and samples.
         device: "auto", "cpu", "cuda", "mps" or any that PyTorch names.
 
@@ -100,16 +136,20 @@ class TrainingConfig:
     sample_every: int = 0
     save_every: int = 0
     keep_checkpoints: int = 2
+    on_bad_step: str = "stop"
+    max_loss_ratio: float = 0.0
     seed: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
+        for name in ("steps", "batch_size", "accumulation_steps", "log_every"):
             check_count(name, getattr(self, name))
+        # should the newest be damaged, there is another
+        check_count("keep_checkpoints", self.keep_checkpoints, minimum=2)
         for name in ("validate_every", "sample_every", "save_every"):
             check_count(name, getattr(self, name), minimum=0)
         check_seed(self.seed)
-        for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "max_loss_ratio"):
             check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
         if self.learning_rate == 0:
             raise ValueError("learning_rate=0 would train nothing")
@@ -117,6 +157,7 @@ class TrainingConfig:
             check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
         for name in ("warmup_ratio", "min_learning_rate_ratio"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
+        check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
 
@@ -125,7 +166,9 @@ class Trainer:
     """Trains a model on examples, into a run folder.
 
     The run folder gets `run.json` (what was run), `metrics.jsonl` (a line a log
-    step), checkpoints `step-…/` and the trained model in `final/`.
+    step), checkpoints `step-…/` and the trained model in `final/`. Nothing is
+    written before `train` or `sample`; in the folder of a run that has been
+    started, `resume` comes first.
 
     Args:
         model: moved to the device, and trained in place.
@@ -135,13 +178,14 @@ class Trainer:
         tokenizer: saved with the model, and needed for samples.
         sample_prompts: texts that samples continue.
         sample_options: how, as keywords of `llm.generation.generate_text`.
-        run_folder: an empty or new folder; None to write nothing.
+        run_folder: an empty or new folder, or that of a run to resume; None to
+            write nothing.
         run_info: what else `run.json` should say, as JSON.
         show_progress: a progress bar on stderr.
 
     Raises:
         ValueError: an argument does not fit another; names both.
-        FileExistsError: the run folder holds something.
+        FileExistsError: the run folder holds something that is no run.
     """
 
     def __init__(
@@ -193,69 +237,97 @@ class Trainer:
             min_ratio=config.min_learning_rate_ratio,
         )
         self.order = ShuffledOrder(len(train_dataset), config.seed)
-        self.step = 0
-        self.tokens = 0
-        self.best_loss = math.inf
-        self.best_step: int | None = None
+        self.state = TrainerState()
         self.last_checkpoint: Path | None = None
         self.last_checkpoint_step: int | None = None
-        self.run_folder = None if run_folder is None else Path(run_folder)
-        if self.run_folder is not None:
+        self.run = None if run_folder is None else RunFolder(run_folder)
+        self.run_info = run_info or {}
+        self._is_run_open = False
+        self._signals: StopSignals | None = None
+        self._clock = time.perf_counter()
+        if self.run is not None:
             # before a long run, not after it: can the model be saved at all?
             model.hf_format.config_to_hf(model.config)
-            self._start_run_folder(self.run_folder, run_info or {})
+            if not self.run.is_run:
+                self.run.check_new()
 
-    def train(self) -> ValidationResult | None:
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.state.step
+
+    @property
+    def tokens(self) -> int:
+        """Tokens predicted."""
+        return self.state.tokens
+
+    def train(self, *, until: int | None = None) -> ValidationResult | None:
         """Train up to `config.steps`, validate, and write `final/`.
 
+        Args:
+            until: the step after which to save a checkpoint and return, for
+                `resume` to go on; None for `config.steps`.
+
         Returns:
-            The last validation, or None without a validation dataset.
+            The last validation, or None without a validation dataset or if
+            there are steps left.
 
         Raises:
-            NonFiniteLossError: the loss or its gradient is not a number. The
-                weights are left as the step before made them, and so are the
-                checkpoints.
+            BadStepError: the loss or its gradient is not a number, or has leapt,
+                with `on_bad_step="stop"`. The weights are left as the step before
+                made them, and so are the checkpoints.
+            TrainingStoppedError: SIGTERM or SIGINT came; the step was finished, and a
+                checkpoint written. A second signal does what it does elsewhere.
+            FileExistsError: the folder holds a run that was not resumed.
+            RunInUseError: another process writes into it.
+            OSError: the run cannot be written; the checkpoints are whole.
         """
+        with self._writing(), StopSignals() as self._signals:
+            try:
+                return self._train(until)
+            finally:
+                self._signals = None
+
+    def _train(self, until: int | None) -> ValidationResult | None:
         config = self.config
+        end = config.steps if until is None else min(until, config.steps)
+        self._clock = time.perf_counter()
         if self.step == 0:
             torch.manual_seed(config.seed)
         self.model.train()
-        window = _Window()
+        speed = _Speed()
         bar = tqdm(
             total=config.steps, initial=self.step, unit="step", disable=not self.show_progress
         )
         with bar:
-            if self.last_checkpoint_step == self.step:
+            if self.last_checkpoint_step == self.step < config.steps:
                 # a checkpoint is written before what its step is due afterwards
                 self._validate_and_sample()
-            while self.step < config.steps:
-                loss, grad_norm, num_targets = self.train_step()
+            while self.step < end:
+                _, grad_norm, num_targets = self.train_step()
                 bar.update()
-                window.add(loss, num_targets)
+                speed.add(num_targets)
                 last = self.step == config.steps
                 if last or self.step % config.log_every == 0:
-                    learning_rate = self.schedule.get_last_lr()[0]
-                    metrics = {
-                        "loss": window.loss,
-                        "learning_rate": learning_rate,
-                        "grad_norm": grad_norm,
-                        "tokens_per_second": window.tokens_per_second,
-                    }
-                    self._write_metrics(metrics)
-                    bar.set_postfix_str(
-                        f"loss {window.loss:.3f}, lr {learning_rate:.1e}, "
-                        f"{window.tokens_per_second:,.0f} tokens/s"
-                    )
-                    window = _Window()
-                with window.paused():
+                    bar.set_postfix_str(self._log(grad_norm, speed.tokens_per_second))
+                    speed = _Speed()
+                with speed.paused():
                     # saved before anything that may fail or take long
-                    if self._due(config.save_every) and self.run_folder is not None:
-                        self.save_checkpoint()
-                    if not last:
+                    if self._due(config.save_every) or (last and config.save_every):
+                        self._save_if_new()
+                    if self._signals and self._signals.received:
+                        self._stop()
+                    if self.step < end:
                         self._validate_and_sample()
-        if self.run_folder is not None:
-            save_model(self.run_folder / FINAL_FOLDER, self.model, self.tokenizer)
-        return None if self.validation_dataset is None else self.validate()
+        if self.step < config.steps:
+            self._save_if_new()
+            return None
+        if self.run is not None:
+            save_model(self.run.path / FINAL_FOLDER, self.model, self.tokenizer)
+        try:
+            return None if self.validation_dataset is None else self.validate()
+        except _StopAskedError:
+            self._stop()
 
     def train_step(self) -> tuple[float, float, int]:
         """One optimizer step.
@@ -282,23 +354,38 @@ class Trainer:
         grad_norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.max_grad_norm or math.inf
         )
-        self._check_finite(total_loss, grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
+        loss_value, norm_value = total_loss.item(), grad_norm.item()
+        bad = self._find_bad(loss_value, norm_value)
+        if bad is not None and self.config.on_bad_step == "stop":
+            raise bad
+        self.state.step += 1
+        if bad is None:
+            self.optimizer.step()
+            self.state.tokens += num_targets
+            self.state.window_loss += loss_value * num_targets
+            self.state.window_targets += num_targets
+            self.state.add_to_mean_loss(loss_value, over=_MEAN_STEPS)
+        else:
+            self.state.skipped_steps += 1
+            logger.warning("%s: skipped", bad)
+        move_schedule(self.schedule, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.tokens += num_targets
-        return total_loss.item(), grad_norm.item(), num_targets
+        return loss_value, norm_value, num_targets
 
     def validate(self) -> ValidationResult:
         """The loss on the validation dataset now; a checkpoint of this step may be the best."""
         if self.validation_dataset is None:
             raise ValueError("the trainer has no validation_dataset")
-        result = validate(self.model, self.validation_dataset, batch_size=self.config.batch_size)
+        result = validate(
+            self.model,
+            self.validation_dataset,
+            batch_size=self.config.batch_size,
+            before_batch=self._check_signals,
+        )
         self._write_metrics({"validation_loss": result.loss})
         logger.info("step %d: validation loss %.3f", self.step, result.loss)
-        if self.last_checkpoint_step == self.step and result.loss < self.best_loss:
-            self.best_loss, self.best_step = result.loss, self.step
+        if self.last_checkpoint_step == self.step and result.loss < self.state.best_loss:
+            self.state.best_loss, self.state.best_step = result.loss, self.step
         return result
 
     def sample(self) -> list[str]:
@@ -307,6 +394,7 @@ class Trainer:
             raise ValueError("the trainer has no tokenizer to write samples with")
         texts = []
         for prompt in self.sample_prompts:
+            self._check_signals()
             generator = torch.Generator(self.device).manual_seed(self.config.seed)
             text = generate_text(
                 self.model,
@@ -322,50 +410,92 @@ class Trainer:
         return texts
 
     def save_checkpoint(self) -> Path:
-        """Write a checkpoint of this step; it is durable when this returns."""
-        if self.run_folder is None:
+        """Write a checkpoint of this step; it is durable when this returns.
+
+        Raises:
+            FileExistsError: there is one already.
+            OSError: it cannot be written; those there are, are whole.
+        """
+        if self.run is None:
             raise ValueError("the trainer has no run_folder to save into")
-        self.last_checkpoint = save_checkpoint(
-            self.run_folder,
-            step=self.step,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            optimizer=self.optimizer,
-            trainer_state={
-                "tokens": self.tokens,
-                "best_loss": None if self.best_step is None else self.best_loss,
-                "best_step": self.best_step,
-                "schedule": self.schedule.state_dict(),
-                "random": _random_state(self.device),
-            },
-        )
-        self.last_checkpoint_step = self.step
-        logger.info("saved checkpoint %s", self.last_checkpoint)
-        prune_checkpoints(
-            self.run_folder, keep=self.config.keep_checkpoints, best_step=self.best_step
-        )
+        now = time.perf_counter()
+        self.state.seconds += now - self._clock
+        self._clock = now
+        with self._writing():
+            self.state.metrics_bytes = self.run.flush_metrics()
+            self.state.random = random_state(self.device)
+            self.last_checkpoint = save_checkpoint(
+                self.run.path,
+                model=self.model,
+                tokenizer=self.tokenizer,
+                optimizer=self.optimizer,
+                state=self.state,
+            )
+            self.last_checkpoint_step = self.step
+            logger.info("saved checkpoint %s", self.last_checkpoint)
+            prune_checkpoints(
+                self.run.path, keep=self.config.keep_checkpoints, best_step=self.state.best_step
+            )
         return self.last_checkpoint
 
-    def load_checkpoint(self, folder: str | Path) -> None:
-        """Go on from a checkpoint of the same model, data and configuration.
+    def resume(
+        self, checkpoint: str | Path | None = None, *, allow_changed: Collection[str] = ()
+    ) -> Path:
+        """Go on with the run of the run folder: `train` then does what it would have done.
 
-        `train()` then does what it would have done had it never stopped, to the
-        bit on a CPU.
+        On a CPU to the bit: weights, metrics and samples are those of a run that was
+        never stopped. With more `steps` than before, the learning rate follows the
+        longer schedule from here on. Metrics after the checkpoint are cut off; later
+        checkpoints are set aside under another name.
+
+        Args:
+            checkpoint: a `step-…/` of the run; None for the newest that is whole.
+            allow_changed: settings that may differ from those that the run was
+                started with, such as "learning_rate".
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no run, or no checkpoint that is whole.
+            ValueError: the settings, the data or the tokenizer are others than
+                those of the run, or the checkpoint given is damaged or of another run.
+            RunInUseError: another process writes into the folder.
+        """
+        if self.run is None:
+            raise ValueError("the trainer has no run_folder to resume from")
+        description = self.run.description()
+        changes = check_settings(description, self._description(), allow_changed)
+        with self.run.writing():
+            self.run.remove_unfinished()
+            if checkpoint is None:
+                folder = self.run.newest_checkpoint()
+            else:
+                folder = Path(checkpoint)
+                if not folder.is_dir():
+                    raise FileNotFoundError(f"{folder} is not a folder")
+                if folder.resolve().parent != self.run.path.resolve():
+                    raise ValueError(f"{folder} is not a checkpoint of {self.run.path}")
+            self.load_checkpoint(folder)
+            for later in list_checkpoints(self.run.path, after=self.step):
+                logger.warning("%s is later, and now %s", later, set_aside(later))
+            self.run.cut_metrics(self.state.metrics_bytes)
+            resumed = [*description.get("resumed", []), {"step": self.step, "changed": changes}]
+            self.run.describe({**description, **self._description(), "resumed": resumed})
+        self._is_run_open = True
+        logger.info("resumed from %s", folder)
+        return folder
+
+    def load_checkpoint(self, folder: str | Path) -> None:
+        """Take over a checkpoint of the same model, data and configuration.
 
         Raises:
             FileNotFoundError, ValueError: it is damaged or of another model.
         """
         folder = Path(folder)
-        state = load_checkpoint(folder, self.model, self.optimizer)
-        self.step, self.tokens = state["step"], state["tokens"]
-        self.best_step = state["best_step"]
-        self.best_loss = math.inf if self.best_step is None else state["best_loss"]
-        self.schedule.load_state_dict(state["schedule"])
-        for group, learning_rate in zip(
-            self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True
-        ):
-            group["lr"] = learning_rate
-        _restore_random_state(state["random"], self.device)
+        self.state = load_checkpoint(folder, self.model, self.optimizer)
+        move_schedule(self.schedule, self.step)
+        restore_random_state(self.state.random, self.device)
         self.last_checkpoint, self.last_checkpoint_step = folder, self.step
 
     def _check_dataset(self, name: str, dataset: ExampleSource) -> None:
@@ -388,10 +518,50 @@ class Trainer:
 
     def _validate_and_sample(self) -> None:
         """What is due after this step, the last validation apart."""
-        if self.validation_dataset is not None and self._due(self.config.validate_every):
-            self.validate()
-        if self.sample_prompts and self._due(self.config.sample_every):
-            self.sample()
+        metrics_bytes = self.run.flush_metrics() if self.run is not None else 0
+        try:
+            if self.validation_dataset is not None and self._due(self.config.validate_every):
+                self.validate()
+            if self.sample_prompts and self._due(self.config.sample_every):
+                self.sample()
+        except _StopAskedError:
+            # all of it is done again on resume
+            if self.run is not None:
+                self.run.cut_metrics(metrics_bytes)
+            self._stop()
+
+    def _check_signals(self) -> None:
+        if self._signals is not None and self._signals.received:
+            raise _StopAskedError
+
+    def _stop(self) -> NoReturn:
+        """Save what there is, and end as the signal asks."""
+        received = self._signals.received if self._signals else None
+        assert received is not None
+        self._save_if_new()
+        where = f"resume from {self.last_checkpoint}" if self.run else "nothing was saved"
+        raise TrainingStoppedError(f"{received.name} after step {self.step}: {where}", received)
+
+    def _save_if_new(self) -> None:
+        if self.run is not None and self.last_checkpoint_step != self.step:
+            self.save_checkpoint()
+
+    def _log(self, grad_norm: float, tokens_per_second: float) -> str:
+        """Write a line of metrics about the steps since the last one, and sum it up."""
+        state, learning_rate = self.state, self.schedule.get_last_lr()[0]
+        loss = state.window_loss / state.window_targets if state.window_targets else None
+        metrics = {
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+            "tokens_per_second": tokens_per_second,
+        }
+        if state.skipped_steps:
+            metrics["skipped_steps"] = state.skipped_steps
+        self._write_metrics(metrics)
+        state.window_loss, state.window_targets = 0.0, 0
+        shown = "skipped" if loss is None else f"{loss:.3f}"
+        return f"loss {shown}, lr {learning_rate:.1e}, {tokens_per_second:,.0f} tokens/s"
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -409,32 +579,53 @@ class Trainer:
             check_range("token id", batch["input_ids"], self.model.config.vocab_size)
         return batches
 
-    def _check_finite(self, loss: Tensor, grad_norm: Tensor) -> None:
-        if bool(torch.isfinite(loss)) and bool(torch.isfinite(grad_norm)):
-            return
+    def _find_bad(self, loss: float, grad_norm: float) -> BadStepError | None:
+        """What is wrong with a step, before it touches the weights."""
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        ratio, mean = self.config.max_loss_ratio, self.state.mean_loss
+        usual = self.state.step - self.state.skipped_steps >= _MEAN_STEPS
+        if finite and not (ratio and usual and loss > ratio * mean):
+            return None
         self.optimizer.zero_grad(set_to_none=True)
         kept = (
             f"the last good checkpoint is {self.last_checkpoint}"
             if self.last_checkpoint
             else "there is no checkpoint yet"
         )
-        raise NonFiniteLossError(
-            f"step {self.step + 1}: loss {loss.item():g}, gradient norm {grad_norm.item():g} at "
-            f"learning rate {self.schedule.get_last_lr()[0]:g}; the weights were not touched, and "
-            f"{kept}; try a lower learning_rate or a longer warm-up"
+        described = (
+            f"step {self.step + 1}: loss {loss:g}, gradient norm {grad_norm:g} at learning rate "
+            f"{self.schedule.get_last_lr()[0]:g}"
+        )
+        if not finite:
+            return NonFiniteLossError(
+                f"{described}; the weights were not touched, and {kept}; try a lower "
+                "learning_rate or a longer warm-up"
+            )
+        return LossSpikeError(
+            f"{described}; the loss before was about {mean:g}; the weights were not touched, and "
+            f"{kept}"
         )
 
     def _write_metrics(self, values: Mapping[str, Any]) -> None:
-        if self.run_folder is None:
+        if self.run is None:
             return
-        line = json.dumps({"step": self.step, "tokens": self.tokens, **values}, ensure_ascii=False)
-        with open(self.run_folder / METRICS_FILE, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self._writing():
+            self.run.append_metrics({"step": self.step, "tokens": self.tokens, **values})
 
-    def _start_run_folder(self, folder: Path, run_info: Mapping[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise FileExistsError(f"{folder} is not empty: a run is never written over")
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the one writer of the run folder, if there is one, and start the run in it."""
+        if self.run is None:
+            yield
+            return
+        with self.run.writing():
+            if not self._is_run_open:
+                self.run.start(self._description())
+                self._is_run_open = True
+            yield
+
+    def _description(self) -> dict[str, Any]:
+        """What `run.json` says."""
         fingerprints = {}
         if isinstance(self.train_dataset, TextDataset):
             fingerprints["train_dataset"] = self.train_dataset.fingerprint()
@@ -442,9 +633,8 @@ class Trainer:
             fingerprints["validation_dataset"] = self.validation_dataset.fingerprint()
         if self.tokenizer is not None:
             fingerprints["tokenizer"] = self.tokenizer.fingerprint()
-        model_config = {"model_type": self.model.config.model_type, **self.model.config.to_dict()}
-        run = {
-            "model": model_config,
+        return {
+            "model": {"model_type": self.model.config.model_type, **self.model.config.to_dict()},
             "training": dataclasses.asdict(self.config),
             "seed": self.config.seed,
             "device": str(self.device),
@@ -453,21 +643,18 @@ class Trainer:
                 **{name: version(name) for name in ("llm", "torch", "numpy")},
             },
             "fingerprints": fingerprints,
-            **run_info,
+            **self.run_info,
         }
-        write_json(folder / RUN_FILE, run)
 
 
-class _Window:
-    """Loss and speed from one line of metrics to the next."""
+class _Speed:
+    """Tokens a second from one line of metrics to the next."""
 
     def __init__(self) -> None:
-        self.total_loss = 0.0
         self.num_targets = 0
         self.started = time.perf_counter()
 
-    def add(self, loss: float, num_targets: int) -> None:
-        self.total_loss += loss * num_targets
+    def add(self, num_targets: int) -> None:
         self.num_targets += num_targets
 
     @contextmanager
@@ -478,34 +665,5 @@ class _Window:
         self.started += time.perf_counter() - began
 
     @property
-    def loss(self) -> float:
-        return self.total_loss / self.num_targets
-
-    @property
     def tokens_per_second(self) -> float:
         return self.num_targets / (time.perf_counter() - self.started)
-
-
-def _random_state(device: torch.device) -> dict[str, str]:
-    """The state of every generator that training draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return {
-        name: base64.b64encode(state.numpy().tobytes()).decode() for name, state in states.items()
-    }
-
-
-def _restore_random_state(states: Mapping[str, str], device: torch.device) -> None:
-    decoded = {
-        name: torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8)
-        for name, state in states.items()
-    }
-    torch.set_rng_state(decoded["cpu"])
-    # a checkpoint of another kind of device has no state of this one
-    if device.type == "cuda" and "cuda" in decoded:
-        torch.cuda.set_rng_state(decoded["cuda"], device)
-    if device.type == "mps" and "mps" in decoded:
-        torch.mps.set_rng_state(decoded["mps"])

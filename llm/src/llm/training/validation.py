@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,13 +41,20 @@ class ValidationResult:
 
 
 @torch.no_grad()
-def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> ValidationResult:
+def validate(
+    model: BaseModel,
+    dataset: ExampleSource,
+    *,
+    batch_size: int,
+    before_batch: Callable[[], None] | None = None,
+) -> ValidationResult:
     """Predict every target of `dataset` once, in eval mode; no randomness is used.
 
     Args:
         model: each part comes back in the mode that it was in.
         dataset: examples, of any lengths.
         batch_size: examples a forward.
+        before_batch: called before each forward; what it raises ends the validation.
 
     Raises:
         ValueError: the dataset has no targets.
@@ -55,6 +63,8 @@ def validate(model: BaseModel, dataset: ExampleSource, *, batch_size: int) -> Va
     total_loss, num_targets = 0.0, 0
     with eval_mode(model):
         for start in range(0, len(dataset), batch_size):
+            if before_batch is not None:
+                before_batch()
             stop = min(start + batch_size, len(dataset))
             batch = collate([dataset[index] for index in range(start, stop)])
             num_targets += count_targets(batch["labels"])
