@@ -15,7 +15,12 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.shared.configs import TrainScript, load_resumed_settings, load_settings
+from experiments.shared.configs import (
+    NEWEST,
+    TrainScript,
+    load_resumed_settings,
+    load_settings,
+)
 from experiments.shared.console import run_script, show_log
 from experiments.shared.data import BUILT_IN, fingerprint, read_documents, split_documents
 from experiments.shared.models import make_model, train_tokenizer
@@ -27,7 +32,6 @@ if TYPE_CHECKING:
     from llm.training import TextDataset, Trainer, ValidationResult
 
 SCRIPT = "experiments/llm_only/train_gpt_bpe.py"
-NEWEST = "newest"
 
 
 def main(arguments: list[str]) -> None:
@@ -111,12 +115,6 @@ def main(arguments: list[str]) -> None:
 
 def read_arguments(arguments: list[str]) -> tuple[TrainScript, Path | None, Path | None]:
     """The settings, and of a run to resume its folder, and the checkpoint if one is named."""
-    # alone, --resume means the newest checkpoint
-    arguments = list(arguments)
-    for index, argument in enumerate(arguments):
-        last = index + 1 == len(arguments)
-        if argument == "--resume" and (last or arguments[index + 1].startswith("--")):
-            arguments[index] = f"--resume={NEWEST}"
     settings = load_settings(TrainScript, "gpt_small.toml", arguments, prog=SCRIPT)
     if not settings.resume:
         return settings, None, None

@@ -26,6 +26,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "experiments" / "configs"
 CHECKPOINTS = REPOSITORY / "checkpoints"
 
+# what --resume means without a value
+NEWEST = "newest"
+
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 Section = TypeVar("Section")
@@ -481,6 +484,7 @@ def load_settings(
             its range.
         SystemExit: `--help` was asked for, and printed.
     """
+    arguments = _spell_out(arguments)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path, default=CONFIGS / default_config)
     try:
@@ -515,7 +519,7 @@ def load_resumed_settings(run_folder: Path, arguments: Sequence[str], *, prog: s
         settings = _build(TrainScript, {"config": path, "run": "", **sections}, "the file")
     except ValueError as error:
         raise ValueError(f"{path} is not of a run to resume: {error}") from None
-    return parse_arguments(TrainScript, settings, arguments, prog=prog)
+    return parse_arguments(TrainScript, settings, _spell_out(arguments), prog=prog)
 
 
 def read_config(path: Path, script: type[Section]) -> Section:
@@ -537,6 +541,16 @@ def read_config(path: Path, script: type[Section]) -> Section:
         return _build(script, {"config": path, **content}, "the file")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _spell_out(arguments: Sequence[str]) -> list[str]:
+    """Give --resume the value that it has when it stands alone."""
+    spelled = list(arguments)
+    for index, argument in enumerate(arguments):
+        alone = index + 1 == len(arguments) or arguments[index + 1].startswith("--")
+        if argument == "--resume" and alone:
+            spelled[index] = f"--resume={NEWEST}"
+    return spelled
 
 
 def relative(path: Path) -> Path:
