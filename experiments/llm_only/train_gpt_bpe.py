@@ -3,6 +3,7 @@
     uv run python experiments/llm_only/train_gpt_bpe.py
     uv run python experiments/llm_only/train_gpt_bpe.py --data book.txt notes/ --run mine
     uv run python experiments/llm_only/train_gpt_bpe.py --resume
+    uv run torchrun --nproc-per-node 2 experiments/llm_only/train_gpt_bpe.py
     uv run python experiments/llm_only/train_gpt_bpe.py --help
 
 The run is left in checkpoints/<run>/: final/ is a model folder that `llm` and
@@ -21,11 +22,11 @@ from experiments.shared.configs import (
     load_resumed_settings,
     load_settings,
 )
-from experiments.shared.console import run_script, show_log
+from experiments.shared.console import is_main_process, is_restarted, run_script, show_log
 from experiments.shared.data import BUILT_IN, fingerprint, read_documents, split_documents
 from experiments.shared.models import make_model, train_tokenizer
 from experiments.shared.plots import plot_losses
-from experiments.shared.runs import find_run, new_run_folder
+from experiments.shared.runs import find_model, find_run, new_run_folder
 
 if TYPE_CHECKING:
     from llm.tokenizers import BPETokenizer
@@ -44,9 +45,11 @@ def main(arguments: list[str]) -> None:
         by=settings.data.split,
         seed=settings.training.seed,
     )
-    if run_folder is None:
+    if run_folder is None and is_main_process():
         run_folder = new_run_folder(
-            settings.run, settings.model.model_type, overwrite=settings.overwrite
+            settings.run,
+            settings.model.model_type,
+            overwrite=settings.overwrite or (is_restarted() and bool(settings.run)),
         )
     source = ", ".join(settings.data.data) or BUILT_IN
     characters = [sum(map(len, texts)) for texts in (train_texts, validation_texts)]
@@ -55,16 +58,34 @@ def main(arguments: list[str]) -> None:
     )
 
     # what follows needs torch, which takes a moment to load
+    from llm.core.device import choose_device
+    from llm.training import joined_ranks
+
+    # before the work, not after it
+    with joined_ranks(choose_device(settings.training.device)) as ranks:
+        run_folder = ranks.from_main(run_folder)
+        assert run_folder is not None  # the main process has one
+        train(settings, run_folder, checkpoint, train_texts, validation_texts)
+
+
+def train(
+    settings: TrainScript,
+    run_folder: Path,
+    checkpoint: Path | None,
+    train_texts: list[str],
+    validation_texts: list[str],
+) -> None:
+    """Train or go on training, and leave all that the run folder has."""
     import torch
 
-    from llm.core.device import choose_device
     from llm.training import Trainer, TrainingConfig, verify_resume
 
-    choose_device(settings.training.device)  # before the work, not after it
     if settings.resume:
         tokenizer = load_tokenizer(run_folder, checkpoint)
     else:
-        tokenizer = train_tokenizer(train_texts, settings.data.vocab_size)
+        tokenizer = train_tokenizer(
+            train_texts, settings.data.vocab_size, show_progress=is_main_process()
+        )
     context = settings.model.max_position_embeddings
     train_dataset = make_dataset("training", train_texts, tokenizer, context)
     validation_dataset = make_dataset("validation", validation_texts, tokenizer, context)
@@ -106,16 +127,23 @@ def main(arguments: list[str]) -> None:
         f"Trained {trainer.step} steps, {trainer.tokens:,} tokens, in "
         f"{trainer.state.seconds:.0f} s\n"
     )
-    report(validation, train_dataset, validation_dataset, tokenizer, validation_texts)
-    print()
-    trainer.sample()
-    plot_losses(run_folder)
-    what_next(run_folder)
+    if is_main_process():
+        report(validation, train_dataset, validation_dataset, tokenizer, validation_texts)
+        print()
+        trainer.sample()
+        plot_losses(run_folder)
+        what_next(run_folder)
 
 
 def read_arguments(arguments: list[str]) -> tuple[TrainScript, Path | None, Path | None]:
     """The settings, and of a run to resume its folder, and the checkpoint if one is named."""
     settings = load_settings(TrainScript, "gpt_small.toml", arguments, prog=SCRIPT)
+    if is_restarted() and not settings.resume:
+        # by torchrun: the run that the dead processes wrote goes on
+        with contextlib.suppress(FileNotFoundError):
+            find_model(settings.run, train_command=SCRIPT)
+            arguments = [*arguments, f"--resume={NEWEST}"]
+            settings = load_settings(TrainScript, "gpt_small.toml", arguments, prog=SCRIPT)
     if not settings.resume:
         return settings, None, None
     if settings.resume == NEWEST:
@@ -155,7 +183,13 @@ def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: 
     from llm.training import TextDataset
 
     try:
-        return TextDataset.from_texts(texts, tokenizer, block_size=context, stride=context - 1)
+        return TextDataset.from_texts(
+            texts,
+            tokenizer,
+            block_size=context,
+            stride=context - 1,
+            show_progress=is_main_process(),
+        )
     except ValueError as error:
         raise ValueError(
             f"the {name} text is too short: {error}; give more text, or another "
@@ -182,15 +216,17 @@ def announce(trainer: Trainer, dataset: TextDataset, tokenizer: BPETokenizer) ->
     config = trainer.config
     tokens = len(dataset.token_ids)
     example = min(dataset.block_size, tokens) - 1
-    epochs = config.steps * config.batch_size * config.accumulation_steps / len(dataset)
+    ranks = trainer.ranks.world_size
+    examples = config.batch_size * config.accumulation_steps * ranks
+    epochs = config.steps * examples / len(dataset)
     print(f"Tokenizer: {len(tokenizer):,} tokens; {tokens:,} tokens to train on")
     print(
         f"Model: {type(trainer.model).__name__}, {trainer.model.num_parameters():,} parameters, "
-        f"on {trainer.device}"
+        f"on {trainer.device}" + (f", {ranks} processes" if ranks > 1 else "")
     )
     print(
-        f"Training: {config.steps:,} steps of {config.batch_size * config.accumulation_steps} "
-        f"× {example} tokens, {epochs:.1f} times through the text\n"
+        f"Training: {config.steps:,} steps of {examples} × {example} tokens, "
+        f"{epochs:.1f} times through the text\n"
     )
 
 

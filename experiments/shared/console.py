@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 import traceback
@@ -59,6 +60,10 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         # a console that cannot show a character shows another, and the work goes on
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="replace")
+    who = "" if is_main_process() else f"rank {os.environ['RANK']}: "
+    if who:
+        # of the processes that torchrun started, one speaks; the others still say what fails
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         main([argument for argument in arguments if argument != "--debug"])
@@ -74,9 +79,20 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
             traceback.print_exc()
         # an end that was asked for says which code the shell expects
         exit_code = getattr(error, "exit_code", None)
-        print(f"{'stopped' if exit_code else 'error'}: {_one_line(error)}", file=sys.stderr)
+        what = "stopped" if exit_code else "error"
+        print(f"{who}{what}: {_one_line(error)}", file=sys.stderr)
         sys.exit(exit_code or 1)
     sys.exit(0)
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process, of those that torchrun started, that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started the script again, after one of its processes died."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def show_log() -> None:

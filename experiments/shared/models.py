@@ -13,12 +13,19 @@ if TYPE_CHECKING:
     from llm.tokenizers import BPETokenizer
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, show_progress: bool = True
+) -> BPETokenizer:
     """A byte-level BPE tokenizer of the training texts."""
     from llm.tokenizers import BPETokenizer
 
     tokenizer = BPETokenizer()
-    tokenizer.train(texts, vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS))
+    tokenizer.train(
+        texts,
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=show_progress,
+    )
     return tokenizer
 
 

@@ -9,6 +9,7 @@ from llm.training.checkpoint import (
 from llm.training.dataset import ShuffledOrder, TextDataset, collate
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.optimizer import get_optimizer
+from llm.training.ranks import Ranks, joined_ranks
 from llm.training.resume_check import ResumeMismatchError, verify_resume
 from llm.training.run_folder import RunInUseError, delete_run
 from llm.training.scheduler import cosine_schedule, linear_schedule
@@ -27,6 +28,7 @@ __all__ = [
     "BadStepError",
     "LossSpikeError",
     "NonFiniteLossError",
+    "Ranks",
     "ResumeMismatchError",
     "RunInUseError",
     "ShuffledOrder",
@@ -41,6 +43,7 @@ __all__ = [
     "count_targets",
     "delete_run",
     "get_optimizer",
+    "joined_ranks",
     "linear_schedule",
     "list_checkpoints",
     "load_checkpoint",

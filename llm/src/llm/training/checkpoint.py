@@ -45,6 +45,11 @@ def save_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) 
         _write_model(temporary, model, tokenizer)
 
 
+def checkpoint_folder(run_folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return run_folder / f"step-{step:06d}"
+
+
 def save_checkpoint(
     run_folder: Path,
     *,
@@ -65,7 +70,7 @@ def save_checkpoint(
     Raises:
         FileExistsError: there is a checkpoint of this step already.
     """
-    folder = run_folder / f"step-{state.step:06d}"
+    folder = checkpoint_folder(run_folder, state.step)
     with _published(folder) as temporary:
         _write_model(temporary, model, tokenizer)
         save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
@@ -162,7 +167,7 @@ def list_checkpoints(run_folder: Path, *, after: int = -1) -> list[Path]:
 def prune_checkpoints(run_folder: Path, *, keep: int, best_step: int | None) -> None:
     """Delete all but the newest `keep` checkpoints and the best one."""
     for folder in list_checkpoints(run_folder)[:-keep]:
-        if best_step is None or folder.name != f"step-{best_step:06d}":
+        if best_step is None or folder != checkpoint_folder(run_folder, best_step):
             _delete(folder)
 
 

@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm.training.ranks import Ranks
 
-def random_state(device: torch.device) -> dict[str, str]:
-    """The states of the CPU's generator and of the device's."""
+
+def random_state(device: torch.device, ranks: Ranks) -> dict[str, str]:
+    """The states of the CPU's generator and of the device's, of every rank."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     if device.type == "mps":
         states["mps"] = torch.mps.get_rng_state()
-    return {
-        name: base64.b64encode(state.numpy().tobytes()).decode() for name, state in states.items()
+    encoded = {
+        _name(name, ranks.rank): base64.b64encode(state.numpy().tobytes()).decode()
+        for name, state in states.items()
     }
+    return {name: state for of_rank in ranks.gather(encoded) for name, state in of_rank.items()}
 
 
 def check_random_state(states: Mapping[str, Any]) -> None:
@@ -27,8 +31,14 @@ def check_random_state(states: Mapping[str, Any]) -> None:
     _decode(states)
 
 
-def restore_random_state(states: Mapping[str, Any], device: torch.device) -> None:
-    """Put the generators back into the states.
+def restore_random_state(states: Mapping[str, Any], device: torch.device, ranks: Ranks) -> None:
+    """Put the generators of this rank back into the states.
+
+    Args:
+        states: of all ranks, as `random_state` gives them.
+        device: that this rank trains on.
+        ranks: those that train now. One that did not train then begins at a state
+            of its own.
 
     Raises:
         ValueError: a state is damaged, or that of the CPU missing.
@@ -37,11 +47,25 @@ def restore_random_state(states: Mapping[str, Any], device: torch.device) -> Non
     if "cpu" not in decoded:
         raise ValueError("the state of the CPU's random generator is missing")
     torch.set_rng_state(decoded["cpu"])
+    if _name("cpu", ranks.rank) not in decoded:
+        seed_rank(int(torch.randint(2**62, ())), ranks)
+        return
+    torch.set_rng_state(decoded[_name("cpu", ranks.rank)])
     # a checkpoint of another kind of device has no state of this one
-    if device.type == "cuda" and "cuda" in decoded:
-        torch.cuda.set_rng_state(decoded["cuda"], device)
-    if device.type == "mps" and "mps" in decoded:
-        torch.mps.set_rng_state(decoded["mps"])
+    state = decoded.get(_name(device.type, ranks.rank))
+    if device.type == "cuda" and state is not None:
+        torch.cuda.set_rng_state(state, device)
+    if device.type == "mps" and state is not None:
+        torch.mps.set_rng_state(state)
+
+
+def seed_rank(seed: int, ranks: Ranks) -> None:
+    """Seed all generators: each rank has randomness of its own, rank 0 that of a lone process."""
+    torch.manual_seed((seed + 0x9E3779B97F4A7C15 * ranks.rank) % 2**63)
+
+
+def _name(device: str, rank: int) -> str:
+    return device if rank == 0 else f"{device} of rank {rank}"
 
 
 def _decode(states: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -52,8 +76,9 @@ def _decode(states: Mapping[str, Any]) -> dict[str, Tensor]:
             )
             for name, state in states.items()
         }
-        if "cpu" in decoded:
-            torch.Generator().set_state(decoded["cpu"])
+        for name, state in decoded.items():
+            if name.startswith("cpu"):
+                torch.Generator().set_state(state)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"the state of a random generator is damaged: {error}") from None
     return decoded

@@ -16,6 +16,9 @@ _FREE = {
     "training.on_bad_step",
     "training.max_loss_ratio",
     "training.device",
+    # what counts is their product, with the number of ranks: the examples of a step
+    "training.batch_size",
+    "training.accumulation_steps",
 }
 _COMPARED = ("model", "training", "fingerprints")
 

@@ -10,13 +10,15 @@ import signal
 import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from llm.core.base_model import BaseModel, check_range
@@ -25,6 +27,7 @@ from llm.core.device import choose_device
 from llm.generation import generate_text
 from llm.tokenizers import BaseTokenizer
 from llm.training.checkpoint import (
+    checkpoint_folder,
     list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
@@ -35,7 +38,8 @@ from llm.training.checkpoint import (
 from llm.training.dataset import Batch, ExampleSource, ShuffledOrder, TextDataset, collate
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.optimizer import OPTIMIZERS, get_optimizer
-from llm.training.random_state import random_state, restore_random_state
+from llm.training.random_state import random_state, restore_random_state, seed_rank
+from llm.training.ranks import Ranks, device_of_rank
 from llm.training.run_folder import FINAL_FOLDER, RunFolder
 from llm.training.run_settings import check_settings
 from llm.training.scheduler import SCHEDULES, move_schedule
@@ -202,7 +206,8 @@ class Trainer:
         run_info: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ) -> None:
-        self.device = choose_device(config.device)
+        self.ranks = Ranks.current()
+        self.device = device_of_rank(choose_device(config.device))
         self.model = model.to(self.device)
         self.train_dataset = train_dataset
         self.validation_dataset = validation_dataset
@@ -210,7 +215,7 @@ class Trainer:
         self.sample_prompts = sample_prompts
         self.sample_options = {"max_new_tokens": 50, "do_sample": True, **(sample_options or {})}
         self.config = config
-        self.show_progress = show_progress
+        self.show_progress = show_progress and self.ranks.is_main
         if config.sample_every and sample_prompts and tokenizer is None:
             raise ValueError(f"sample_every={config.sample_every} needs a tokenizer")
         if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
@@ -244,11 +249,19 @@ class Trainer:
         self.run_info = run_info or {}
         self._is_run_open = False
         self._signals: StopSignals | None = None
+        self._changes: dict[str, Any] = {}
+        self._loss_of_batch = _LossOfBatch(self.model)
+        self._replicated: DistributedDataParallel | None = None
+        if self.ranks.world_size > 1:
+            self._replicated = DistributedDataParallel(
+                self._loss_of_batch,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+            )
         self._clock = time.perf_counter()
         if self.run is not None:
             # before a long run, not after it: can the model be saved at all?
             model.hf_format.config_to_hf(model.config)
-            if not self.run.is_run:
+            if self.ranks.is_main and not self.run.is_run:
                 self.run.check_new()
 
     @property
@@ -293,7 +306,7 @@ class Trainer:
         end = config.steps if until is None else min(until, config.steps)
         self._clock = time.perf_counter()
         if self.step == 0:
-            torch.manual_seed(config.seed)
+            seed_rank(config.seed, self.ranks)
         self.model.train()
         speed = _Speed()
         bar = tqdm(
@@ -315,14 +328,14 @@ class Trainer:
                     # saved before anything that may fail or take long
                     if self._due(config.save_every) or (last and config.save_every):
                         self._save_if_new()
-                    if self._signals and self._signals.received:
+                    if self._is_stop_asked():
                         self._stop()
                     if self.step < end:
                         self._validate_and_sample()
         if self.step < config.steps:
             self._save_if_new()
             return None
-        if self.run is not None:
+        if self.run is not None and self.ranks.is_main:
             save_model(self.run.path / FINAL_FOLDER, self.model, self.tokenizer)
         try:
             return None if self.validation_dataset is None else self.validate()
@@ -337,24 +350,28 @@ class Trainer:
             number of tokens predicted.
         """
         batches = self._next_batches()
-        num_targets = sum(count_targets(batch["labels"]) for batch in batches)
+        own_targets = sum(count_targets(batch["labels"]) for batch in batches)
+        num_targets = int(self.ranks.sum(own_targets)[0])
         if num_targets == 0:
             raise ValueError(f"step {self.step + 1}: every label of its examples is ignored")
         total_loss = torch.zeros((), device=self.device)
         for batch in batches:
-            input_ids = batch["input_ids"].to(self.device, non_blocking=True)
-            labels = batch["labels"].to(self.device, non_blocking=True)
-            hidden_states = self.model.hidden_states(input_ids)
-            # of the whole step's targets, so that accumulation changes nothing
-            loss = next_token_loss(
-                hidden_states, self.model.lm_head.weight, labels, num_targets=num_targets
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
+            # gradients go from rank to rank with those of the last batch
+            last = batch is batches[-1]
+            with nullcontext() if last or not self._replicated else self._replicated.no_sync():
+                # of the whole step's targets, so that accumulation changes nothing
+                loss = (self._replicated or self._loss_of_batch)(
+                    batch["input_ids"].to(self.device, non_blocking=True),
+                    batch["labels"].to(self.device, non_blocking=True),
+                    num_targets,
+                )
+                # DDP takes the mean over the ranks, where this is to be a sum
+                (loss * self.ranks.world_size).backward()
             total_loss += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.max_grad_norm or math.inf
         )
-        loss_value, norm_value = total_loss.item(), grad_norm.item()
+        loss_value, norm_value = self.ranks.sum(total_loss.item())[0], grad_norm.item()
         bad = self._find_bad(loss_value, norm_value)
         if bad is not None and self.config.on_bad_step == "stop":
             raise bad
@@ -395,6 +412,8 @@ class Trainer:
         texts = []
         for prompt in self.sample_prompts:
             self._check_signals()
+            if not self.ranks.is_main:
+                continue
             generator = torch.Generator(self.device).manual_seed(self.config.seed)
             text = generate_text(
                 self.model,
@@ -422,20 +441,22 @@ class Trainer:
         self.state.seconds += now - self._clock
         self._clock = now
         with self._writing():
-            self.state.metrics_bytes = self.run.flush_metrics()
-            self.state.random = random_state(self.device)
-            self.last_checkpoint = save_checkpoint(
-                self.run.path,
-                model=self.model,
-                tokenizer=self.tokenizer,
-                optimizer=self.optimizer,
-                state=self.state,
-            )
-            self.last_checkpoint_step = self.step
-            logger.info("saved checkpoint %s", self.last_checkpoint)
-            prune_checkpoints(
-                self.run.path, keep=self.config.keep_checkpoints, best_step=self.state.best_step
-            )
+            self.state.random = random_state(self.device, self.ranks)
+            if self.ranks.is_main:
+                self.state.metrics_bytes = self.run.flush_metrics()
+                saved = save_checkpoint(
+                    self.run.path,
+                    model=self.model,
+                    tokenizer=self.tokenizer,
+                    optimizer=self.optimizer,
+                    state=self.state,
+                )
+                logger.info("saved checkpoint %s", saved)
+                prune_checkpoints(
+                    self.run.path, keep=self.config.keep_checkpoints, best_step=self.state.best_step
+                )
+        self.last_checkpoint = checkpoint_folder(self.run.path, self.step)
+        self.last_checkpoint_step = self.step
         return self.last_checkpoint
 
     def resume(
@@ -464,26 +485,18 @@ class Trainer:
         """
         if self.run is None:
             raise ValueError("the trainer has no run_folder to resume from")
-        description = self.run.description()
-        changes = check_settings(description, self._description(), allow_changed)
-        with self.run.writing():
-            self.run.remove_unfinished()
-            if checkpoint is None:
-                folder = self.run.newest_checkpoint()
-            else:
-                folder = Path(checkpoint)
-                if not folder.is_dir():
-                    raise FileNotFoundError(f"{folder} is not a folder")
-                if folder.resolve().parent != self.run.path.resolve():
-                    raise ValueError(f"{folder} is not a checkpoint of {self.run.path}")
-            self.load_checkpoint(folder)
-            for later in list_checkpoints(self.run.path, after=self.step):
-                logger.warning("%s is later, and now %s", later, set_aside(later))
-            self.run.cut_metrics(self.state.metrics_bytes)
-            resumed = [*description.get("resumed", []), {"step": self.step, "changed": changes}]
-            self.run.describe({**description, **self._description(), "resumed": resumed})
+        folder: Path = self.ranks.from_main(
+            self._choose_checkpoint(checkpoint, allow_changed) if self.ranks.is_main else None
+        )
+        self.load_checkpoint(folder)
+        if self.ranks.is_main:
+            with self.run.writing():
+                for later in list_checkpoints(self.run.path, after=self.step):
+                    logger.warning("%s is later, and now %s", later, set_aside(later))
+                self.run.cut_metrics(self.state.metrics_bytes)
+                self._describe_resumed()
+            logger.info("resumed from %s", folder)
         self._is_run_open = True
-        logger.info("resumed from %s", folder)
         return folder
 
     def load_checkpoint(self, folder: str | Path) -> None:
@@ -495,8 +508,31 @@ class Trainer:
         folder = Path(folder)
         self.state = load_checkpoint(folder, self.model, self.optimizer)
         move_schedule(self.schedule, self.step)
-        restore_random_state(self.state.random, self.device)
+        restore_random_state(self.state.random, self.device, self.ranks)
         self.last_checkpoint, self.last_checkpoint_step = folder, self.step
+
+    def _choose_checkpoint(
+        self, checkpoint: str | Path | None, allow_changed: Collection[str]
+    ) -> Path:
+        """The checkpoint to resume from, after all that may speak against it."""
+        assert self.run is not None
+        self._changes = check_settings(self.run.description(), self._description(), allow_changed)
+        with self.run.writing():
+            self.run.remove_unfinished()
+            if checkpoint is None:
+                return self.run.newest_checkpoint()
+        folder = Path(checkpoint)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder")
+        if folder.resolve().parent != self.run.path.resolve():
+            raise ValueError(f"{folder} is not a checkpoint of {self.run.path}")
+        return folder
+
+    def _describe_resumed(self) -> None:
+        assert self.run is not None
+        description = self.run.description()
+        resumed = [*description.get("resumed", []), {"step": self.step, "changed": self._changes}]
+        self.run.describe({**description, **self._description(), "resumed": resumed})
 
     def _check_dataset(self, name: str, dataset: ExampleSource) -> None:
         if len(dataset) == 0:
@@ -518,7 +554,8 @@ class Trainer:
 
     def _validate_and_sample(self) -> None:
         """What is due after this step, the last validation apart."""
-        metrics_bytes = self.run.flush_metrics() if self.run is not None else 0
+        run = self.run if self.ranks.is_main else None
+        metrics_bytes = 0 if run is None else run.flush_metrics()
         try:
             if self.validation_dataset is not None and self._due(self.config.validate_every):
                 self.validate()
@@ -526,18 +563,25 @@ class Trainer:
                 self.sample()
         except _StopAskedError:
             # all of it is done again on resume
-            if self.run is not None:
-                self.run.cut_metrics(metrics_bytes)
+            if run is not None:
+                run.cut_metrics(metrics_bytes)
             self._stop()
 
+    def _is_stop_asked(self) -> bool:
+        # asked of all ranks at the same place; outside of `train` nobody asks
+        if self._signals is None:
+            return False
+        return self.ranks.any(self._signals.received is not None)
+
     def _check_signals(self) -> None:
-        if self._signals is not None and self._signals.received:
+        if self._is_stop_asked():
             raise _StopAskedError
 
     def _stop(self) -> NoReturn:
         """Save what there is, and end as the signal asks."""
-        received = self._signals.received if self._signals else None
-        assert received is not None
+        assert self._signals is not None
+        # another rank may have been told first
+        received = next(filter(None, self.ranks.gather(self._signals.received)))
         self._save_if_new()
         where = f"resume from {self.last_checkpoint}" if self.run else "nothing was saved"
         raise TrainingStoppedError(f"{received.name} after step {self.step}: {where}", received)
@@ -569,15 +613,24 @@ class Trainer:
     def _next_batches(self) -> list[Batch]:
         """The batches of the next optimizer step: a function of the seed and the step."""
         size = self.config.batch_size
-        first = self.step * size * self.config.accumulation_steps
+        first = self.step * self._examples_per_step
         batches = [
             collate([self.train_dataset[self.order[start + i]] for i in range(size)])
-            for start in range(first, first + size * self.config.accumulation_steps, size)
+            for start in range(
+                first + size * self.ranks.rank,
+                first + self._examples_per_step,
+                size * self.ranks.world_size,
+            )
         ]
         for batch in batches:
             # here, on the CPU: on a GPU it would wait for the device
             check_range("token id", batch["input_ids"], self.model.config.vocab_size)
         return batches
+
+    @property
+    def _examples_per_step(self) -> int:
+        config = self.config
+        return config.batch_size * config.accumulation_steps * self.ranks.world_size
 
     def _find_bad(self, loss: float, grad_norm: float) -> BadStepError | None:
         """What is wrong with a step, before it touches the weights."""
@@ -607,7 +660,7 @@ class Trainer:
         )
 
     def _write_metrics(self, values: Mapping[str, Any]) -> None:
-        if self.run is None:
+        if self.run is None or not self.ranks.is_main:
             return
         with self._writing():
             self.run.append_metrics({"step": self.step, "tokens": self.tokens, **values})
@@ -615,7 +668,7 @@ class Trainer:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the one writer of the run folder, if there is one, and start the run in it."""
-        if self.run is None:
+        if self.run is None or not self.ranks.is_main:
             yield
             return
         with self.run.writing():
@@ -635,7 +688,10 @@ class Trainer:
             fingerprints["tokenizer"] = self.tokenizer.fingerprint()
         return {
             "model": {"model_type": self.model.config.model_type, **self.model.config.to_dict()},
-            "training": dataclasses.asdict(self.config),
+            "training": {
+                **dataclasses.asdict(self.config),
+                "examples_per_step": self._examples_per_step,
+            },
             "seed": self.config.seed,
             "device": str(self.device),
             "versions": {
@@ -645,6 +701,20 @@ class Trainer:
             "fingerprints": fingerprints,
             **self.run_info,
         }
+
+
+class _LossOfBatch(nn.Module):
+    """What DDP has to see: the forward from which the gradients come."""
+
+    def __init__(self, model: BaseModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, labels: Tensor, num_targets: int) -> Tensor:
+        hidden_states = self.model.hidden_states(input_ids)
+        return next_token_loss(
+            hidden_states, self.model.lm_head.weight, labels, num_targets=num_targets
+        )
 
 
 class _Speed:

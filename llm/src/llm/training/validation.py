@@ -12,6 +12,7 @@ from llm.core.base_model import BaseModel
 from llm.core.eval_mode import eval_mode
 from llm.training.dataset import ExampleSource, collate
 from llm.training.loss import count_targets, next_token_loss
+from llm.training.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ def validate(
 ) -> ValidationResult:
     """Predict every target of `dataset` once, in eval mode; no randomness is used.
 
+    Ranks that train together share the batches.
+
     Args:
         model: each part comes back in the mode that it was in.
         dataset: examples, of any lengths.
@@ -59,18 +62,24 @@ def validate(
     Raises:
         ValueError: the dataset has no targets.
     """
+    ranks = Ranks.current()
     device = model.decoder.token_embeddings.weight.device
     total_loss, num_targets = 0.0, 0
     with eval_mode(model):
-        for start in range(0, len(dataset), batch_size):
+        for first in range(0, len(dataset), batch_size * ranks.world_size):
+            # by all ranks, also by one that has no batch left
             if before_batch is not None:
                 before_batch()
+            start = first + batch_size * ranks.rank
             stop = min(start + batch_size, len(dataset))
+            if start >= stop:
+                continue
             batch = collate([dataset[index] for index in range(start, stop)])
             num_targets += count_targets(batch["labels"])
             hidden_states = model.hidden_states(batch["input_ids"].to(device))
             loss = next_token_loss(hidden_states, model.lm_head.weight, batch["labels"].to(device))
             total_loss += loss.item()
-    if num_targets == 0:
+    total_loss, all_targets = ranks.sum(total_loss, num_targets)
+    if all_targets == 0:
         raise ValueError("the validation dataset has nothing to predict")
-    return ValidationResult(total_loss=total_loss, num_targets=num_targets)
+    return ValidationResult(total_loss=total_loss, num_targets=int(all_targets))

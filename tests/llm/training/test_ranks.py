@@ -1,0 +1,107 @@
+"""Several processes train the model that one would."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llm.training import Ranks, joined_ranks
+from llm.training.ranks import device_of_rank, launched_ranks
+
+WORKER = Path(__file__).with_name("train_on_ranks.py")
+make_trainer = runpy.run_path(str(WORKER))["make_trainer"]
+
+
+def train_on(num_ranks, folder, **settings):
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)),
+            *("--", str(WORKER), str(folder), json.dumps(settings)),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+    assert process.returncode == 0, process.stderr
+    return left_by(folder)
+
+
+def left_by(folder):
+    lines = [
+        {name: value for name, value in json.loads(line).items() if name != "tokens_per_second"}
+        for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    ]
+    return load_file(folder / "final" / "model.safetensors"), lines
+
+
+def assert_close(left, right, tolerance):
+    (left_weights, left_lines), (right_weights, right_lines) = left, right
+    for name, weight in left_weights.items():
+        difference = (weight - right_weights[name]).abs().max() / right_weights[name].abs().max()
+        assert difference <= tolerance, name
+    assert len(left_lines) == len(right_lines)
+    for one, other in zip(left_lines, right_lines, strict=True):
+        assert one == pytest.approx(other, rel=tolerance)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_with_accumulation(tmp_path):
+    make_trainer(tmp_path / "one", accumulation_steps=2).train()
+    one = left_by(tmp_path / "one")
+    assert_close(train_on(2, tmp_path / "two"), one, 1e-6)
+    # three, with more accumulation; the last batch of validation is not one of all ranks
+    make_trainer(tmp_path / "six", accumulation_steps=6, steps=20).train()
+    three = train_on(3, tmp_path / "three", accumulation_steps=2, steps=20)
+    assert_close(three, left_by(tmp_path / "six"), 1e-6)
+
+
+@pytest.mark.slow
+def test_ranks_resume_to_the_same_bits_and_another_number_of_them_goes_on(tmp_path):
+    whole = train_on(2, tmp_path / "whole", dropout=0.2, steps=12, save_every=5)
+    settings = {"dropout": 0.2, "steps": 12, "save_every": 5}
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"),
+            *(str(WORKER), str(tmp_path / "two"), json.dumps({**settings, "until": 7})),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    weights, lines = train_on(2, tmp_path / "two", resume=True, **settings)
+    for name, weight in whole[0].items():
+        assert torch.equal(weights[name], weight)
+    assert lines == whole[1]
+    # the examples of a step are the same: one process, with accumulation in place of ranks
+    alone = make_trainer(tmp_path / "two", accumulation_steps=2, dropout=0.2, steps=14)
+    alone.resume()
+    alone.train()
+    assert alone.step == 14
+    with pytest.raises(ValueError, match=r"examples_per_step was 4 and is 2"):
+        make_trainer(tmp_path / "two", dropout=0.2, steps=14).resume()
+
+
+def test_alone_everything_is_free(monkeypatch):
+    ranks = Ranks.current()
+    assert ranks == Ranks(0, 1)
+    assert ranks.is_main
+    assert ranks.sum(1.5, 2) == [1.5, 2]
+    assert ranks.any(True) is True
+    assert ranks.any(False) is False
+    assert ranks.gather("a") == ["a"]
+    assert ranks.from_main("a") == "a"
+    for device in ("cpu", "meta"):
+        assert device_of_rank(torch.device(device)) == torch.device(device)
+    with joined_ranks(torch.device("cpu")) as joined:
+        assert joined == ranks
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match="WORLD_SIZE, which torchrun sets"):
+        launched_ranks()

@@ -1,0 +1,53 @@
+"""Run by test_ranks.py, through torchrun: train a small model into a run folder.
+
+    torchrun --nproc-per-node 2 -- train_on_ranks.py FOLDER JSON
+
+The JSON has fields of the training configuration, and "until", "resume" and "dropout".
+"""
+
+import json
+import sys
+
+import torch
+
+from llm.models.gpt import GPT2
+from llm.training import TextDataset, Trainer, TrainingConfig, joined_ranks
+
+
+def make_trainer(folder, *, dropout=0.0, **changes):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    dataset = TextDataset(torch.randint(0, 50, (700,), generator=generator), block_size=16)
+    model = GPT2(
+        {
+            "vocab_size": 50,
+            "embed_dim": 16,
+            "num_heads": 2,
+            "num_layers": 2,
+            "max_position_embeddings": 16,
+            "dropout": dropout,
+        }
+    )
+    settings = {"steps": 50, "batch_size": 2, "log_every": 1, "device": "cpu", "warmup_ratio": 0.2}
+    config = TrainingConfig(**{**settings, "save_every": 20, "validate_every": 10, **changes})
+    return Trainer(
+        model,
+        dataset,
+        config,
+        validation_dataset=dataset,
+        run_folder=folder,
+        show_progress=False,
+    )
+
+
+def main(folder, settings):
+    until, resume = settings.pop("until", None), settings.pop("resume", False)
+    with joined_ranks(torch.device("cpu")):
+        trainer = make_trainer(folder, **settings)
+        if resume:
+            trainer.resume()
+        trainer.train(until=until)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))
