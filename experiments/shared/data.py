@@ -39,17 +39,25 @@ def read_documents(paths: Sequence[str]) -> list[Document]:
     """
     if not paths:
         return built_in_corpus()
-    documents = []
+    documents = [Document(str(file), read_text(file)) for file in find_files(paths)]
+    documents = [document for document in documents if document.text]
+    if not documents:
+        raise ValueError(f"{', '.join(paths)}: there is no text, only empty files")
+    return documents
+
+
+def find_files(paths: Sequence[str]) -> Iterator[Path]:
+    """The files that the paths name, in a fixed order, each once.
+
+    Raises:
+        FileNotFoundError: a path or glob names nothing.
+    """
     seen = set()
     for path in paths:
         for file in _files(path):
             if (resolved := file.resolve()) not in seen:
                 seen.add(resolved)
-                documents.append(Document(str(file), read_text(file)))
-    documents = [document for document in documents if document.text]
-    if not documents:
-        raise ValueError(f"{', '.join(paths)}: there is no text, only empty files")
-    return documents
+                yield file
 
 
 def read_text(path: Path) -> str:

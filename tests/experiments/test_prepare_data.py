@@ -1,0 +1,38 @@
+"""prepare_data.py: text in, shards out, mistakes in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.data import TokenShards
+from llm.tokenizers import BPETokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def prepare(*arguments):
+    command = [sys.executable, "experiments/llm_only/prepare_data.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_text_becomes_shards_and_mistakes_one_line(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for i in range(20):
+        (texts / f"{i}.txt").write_text(f"the cat number {i} sat on the mat")
+    tokenizer = BPETokenizer()
+    tokenizer.train(["the cat sat on the mat"], 265, ["<eos>"], show_progress=False)
+    tokenizer.save(tmp_path / "tokenizer")
+    options = ["--data", texts, "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "out"]
+    process = prepare(*options, "--validation-fraction", "0.3", "--num-workers", "2")
+    assert process.returncode == 0, process.stderr
+    sides = [TokenShards(tmp_path / "out" / side) for side in ("train", "validation")]
+    assert sum(side.num_documents for side in sides) == 20
+    for wrong in (options[:4], [*options, "--num-workers", "0"], ["--data", "none", *options[2:]]):
+        process = prepare(*wrong)
+        assert process.returncode != 0
+        assert "Traceback" not in process.stderr
+        assert len(process.stderr.strip().splitlines()) == 1, process.stderr
