@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.shared.configs import HFDataSettings
@@ -91,3 +93,38 @@ def _stream(settings: HFDataSettings) -> list[Document]:
         for i, row in enumerate(first)
         if row[settings.text_field]
     ]
+
+
+FILE_KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def stream_texts(dataset: str, text_field: str = "text", *, split: str = "train") -> Iterator[str]:
+    """Texts of a dataset, row by row, for `llm.data.write_shards`; nothing is kept.
+
+    Args:
+        dataset: an id of the HuggingFace hub, or a .json, .jsonl, .parquet or
+            .csv file.
+        text_field: its column of text.
+        split: of a dataset of the hub.
+
+    Raises:
+        ValueError: it cannot be read, or a row has no text in that column; says which.
+    """
+    import datasets
+
+    logging.getLogger("datasets").setLevel(logging.ERROR)
+    kind = FILE_KINDS.get(Path(dataset).suffix) if Path(dataset).is_file() else None
+    try:
+        if kind:
+            rows = datasets.load_dataset(kind, data_files=dataset, split="train", streaming=True)
+        else:
+            rows = datasets.load_dataset(dataset, split=split, streaming=True)
+        for number, row in enumerate(rows):
+            if not isinstance(row.get(text_field), str):
+                raise ValueError(
+                    f"row {number} has no text in the column {text_field!r}; it has "
+                    f"{', '.join(row)}"
+                )
+            yield row[text_field]
+    except Exception as error:
+        raise ValueError(f"the dataset {dataset} cannot be read: {error}") from error
