@@ -15,6 +15,10 @@ from llm.training.stream import ExampleStream
 
 # documents whose lengths are looked up together
 GROUP = 1024
+# groups that are remembered: 4 MB
+REMEMBERED = 256
+
+Group = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 class PackedDocuments(ExampleStream):
@@ -51,6 +55,7 @@ class PackedDocuments(ExampleStream):
         self.eos_token_id = shards.index.eos_token_id
         self.num_tokens = shards.num_tokens + shards.num_documents
         self._epoch = -1
+        self._groups: dict[int, Group] = {}
         self._permutation = Permutation(1, (0,))
         self._group_starts: npt.NDArray[np.int64] = np.zeros(1, dtype=np.int64)
 
@@ -79,15 +84,20 @@ class PackedDocuments(ExampleStream):
             return
         number = self.shards.num_documents
         self._permutation = Permutation(number, (self.seed, epoch))
+        self._groups.clear()
         sizes = [self._group(first)[1].sum() for first in range(0, number, GROUP)]
         self._group_starts = np.cumsum([0, *sizes])
         self._epoch = epoch
 
-    def _group(self, first: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _group(self, first: int) -> Group:
         """Documents at the places from `first` on, and their lengths with `<eos>`."""
-        places = np.arange(first, min(first + GROUP, self.shards.num_documents))
-        documents = self._permutation.many(places)
-        return documents, self.shards.document_lengths(documents) + 1
+        if first not in self._groups:
+            if len(self._groups) >= REMEMBERED:
+                self._groups.clear()
+            places = np.arange(first, min(first + GROUP, self.shards.num_documents))
+            documents = self._permutation.many(places)
+            self._groups[first] = documents, self.shards.document_lengths(documents) + 1
+        return self._groups[first]
 
     def _pieces(self, start: int, stop: int) -> list[npt.NDArray[np.int64]]:
         """Tokens `start` to `stop` of the epoch, a piece for each document."""
