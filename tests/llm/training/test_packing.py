@@ -8,6 +8,7 @@ from llm.data import write_shards
 from llm.training.loss import next_token_loss
 from llm.training.packing import PackedDocuments, document_attention_mask
 from llm.training.stream import ExampleStream, Mixture
+from llm.training.validation import validate, validate_each
 
 
 @pytest.fixture
@@ -86,3 +87,15 @@ def test_a_mixture_has_its_shares_and_skips_nothing(weights):
 def test_impossible_weights_are_refused(weight):
     with pytest.raises(ValueError, match="weight of a"):
         Mixture({"a": (Numbers(), weight)}, seed=0)
+
+
+def test_validation_keeps_documents_apart_and_padding_changes_nothing(shards, make_model):
+    model = make_model(dropout=0.0, max_position_embeddings=64)
+    packed = PackedDocuments(shards, block_size=64, seed=0, document_mask=True)
+    results = validate_each(model, {"all": packed, "again": packed}, batch_size=len(packed))
+    one_by_one = validate(model, packed, batch_size=1)  # nothing is padded
+    assert results["all"] == results["again"]
+    assert results["all"].num_targets == one_by_one.num_targets
+    assert abs(results["all"].loss - one_by_one.loss) < 1e-5
+    plain = PackedDocuments(shards, block_size=64, seed=0)
+    assert abs(validate(model, plain, batch_size=1).loss - one_by_one.loss) > 1e-5

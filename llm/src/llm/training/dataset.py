@@ -135,18 +135,26 @@ def collate(examples: Sequence[Batch], *, pad_token_id: int = 0) -> Batch:
     No attention mask is needed: causal attention never looks right.
 
     Args:
-        examples: `input_ids` and `labels`, each (T,), of any lengths.
+        examples: `input_ids` and `labels`, each (T,), of any lengths; all or
+            none also with `position_ids` and `document_ids`.
         pad_token_id: what fills `input_ids`.
 
     Returns:
-        `input_ids` and `labels`, each int64 (B, longest T).
+        What the examples have, each int64 (B, longest T).
     """
-    fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
+    # padding is a document of its own
+    fill = {
+        "input_ids": pad_token_id,
+        "labels": IGNORE_INDEX,
+        "position_ids": 0,
+        "document_ids": -1,
+    }
     return {
         name: torch.nn.utils.rnn.pad_sequence(
             [example[name] for example in examples], batch_first=True, padding_value=value
         )
         for name, value in fill.items()
+        if name in examples[0]
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -130,3 +132,16 @@ def document_attention_mask(document_ids: Tensor) -> Tensor:
     """
     same = document_ids[:, None, :, None] == document_ids[:, None, None, :]  # (B, 1, T, T)
     return same.tril()
+
+
+def attention_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """What `hidden_states` needs of a batch beside `input_ids`, by its keywords.
+
+    Nothing, unless the batch keeps its documents apart.
+    """
+    if "document_ids" not in batch:
+        return {}
+    return {
+        "attention_mask": document_attention_mask(batch["document_ids"].to(device)),
+        "position_ids": batch["position_ids"].to(device),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from llm.core.base_model import BaseModel
 from llm.core.eval_mode import eval_mode
 from llm.training.dataset import ExampleSource, collate
 from llm.training.loss import count_targets, next_token_loss
+from llm.training.packing import attention_inputs
 from llm.training.ranks import Ranks
 
 
@@ -76,10 +77,35 @@ def validate(
                 continue
             batch = collate([dataset[index] for index in range(start, stop)])
             num_targets += count_targets(batch["labels"])
-            hidden_states = model.hidden_states(batch["input_ids"].to(device))
+            hidden_states = model.hidden_states(
+                batch["input_ids"].to(device), **attention_inputs(batch, device)
+            )
             loss = next_token_loss(hidden_states, model.lm_head.weight, batch["labels"].to(device))
             total_loss += loss.item()
     total_loss, all_targets = ranks.sum(total_loss, num_targets)
     if all_targets == 0:
         raise ValueError("the validation dataset has nothing to predict")
     return ValidationResult(total_loss=total_loss, num_targets=int(all_targets))
+
+
+def validate_each(
+    model: BaseModel,
+    datasets: Mapping[str, ExampleSource],
+    *,
+    batch_size: int,
+    before_batch: Callable[[], None] | None = None,
+) -> dict[str, ValidationResult]:
+    """`validate` on several datasets, by name.
+
+    Raises:
+        ValueError: a dataset has no targets; names it.
+    """
+    results = {}
+    for name, dataset in datasets.items():
+        try:
+            results[name] = validate(
+                model, dataset, batch_size=batch_size, before_batch=before_batch
+            )
+        except ValueError as error:
+            raise ValueError(f"validation set {name}: {error}") from None
+    return results
