@@ -1,4 +1,4 @@
-"""TextDataset, collate and ShuffledOrder: every token is accounted for."""
+"""TextDataset and collate: every token is accounted for."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.training import ShuffledOrder, TextDataset, collate
+from llm.training import TextDataset, collate
 
 
 @settings(deadline=None, max_examples=200)
@@ -147,26 +147,6 @@ def test_collate_pads_on_the_right_and_predicts_no_padding():
     batch = collate(examples, pad_token_id=9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert batch["labels"].tolist() == [[5, 6, 7], [8, -100, -100]]
-
-
-@settings(deadline=None, max_examples=50)
-@given(size=st.integers(1, 40), seed=st.integers(0, 1000))
-def test_every_example_comes_once_an_epoch_whatever_is_asked_first(size, seed):
-    order = ShuffledOrder(size, seed)
-    epochs = [[order[e * size + i] for i in range(size)] for e in range(3)]
-    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
-    # a function of the position alone
-    again = ShuffledOrder(size, seed)
-    assert [again[2 * size + i] for i in range(size)] == epochs[2]
-    assert [again[i] for i in range(size)] == epochs[0]
-
-
-def test_epochs_and_seeds_shuffle_differently():
-    first, other = ShuffledOrder(50, 0), ShuffledOrder(50, 1)
-    shuffle = [first[i] for i in range(50)]
-    assert shuffle != [first[50 + i] for i in range(50)]
-    assert shuffle != [other[i] for i in range(50)]
-    assert shuffle != list(range(50))
 
 
 def test_one_string_is_not_a_list_of_documents(tokenizer):

@@ -70,6 +70,9 @@ class Numbers(ExampleStream):
     def __getitem__(self, position):
         return {"input_ids": torch.tensor([position])}
 
+    def fingerprint(self):
+        return "numbers"
+
 
 @pytest.mark.parametrize("weights", [[1], [1, 1], [0.7, 0.2, 0.1], [5, 3, 1, 1, 0.01]])
 def test_a_mixture_has_its_shares_and_skips_nothing(weights):

@@ -14,6 +14,7 @@ import torch
 from llm.training import (
     ResumeMismatchError,
     RunInUseError,
+    ShuffledStream,
     Trainer,
     TrainingStoppedError,
     list_checkpoints,
@@ -277,7 +278,7 @@ def test_a_signal_ends_after_the_step_and_the_run_goes_on(
     stopped = make_trainer(tmp_path / "run", save_every=3)
     signalling = Signalling(dataset, number, count)
     if where == "training":
-        stopped.train_dataset = signalling
+        stopped.stream = ShuffledStream(signalling, stopped.config.seed)
     else:
         stopped.validation_dataset = signalling
     stopped.config = dataclasses.replace(stopped.config, batch_size=4)
@@ -303,7 +304,7 @@ def test_a_second_signal_stops_at_once(make_trainer, dataset, tmp_path):
             return super().__getitem__(index)
 
     trainer = make_trainer(tmp_path / "run")
-    trainer.train_dataset = Twice(dataset, signal.SIGINT, 0)
+    trainer.stream = ShuffledStream(Twice(dataset, signal.SIGINT, 0), 0)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert trainer.step == 0

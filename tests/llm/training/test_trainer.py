@@ -91,7 +91,7 @@ def test_a_step_is_loss_backward_clip_and_update_by_hand(make_model, make_config
         lr=0.5,
         momentum=0.9,
     )
-    batch = [dataset[trainer.order[i]]["input_ids"] for i in range(2)]
+    batch = [dataset[trainer.stream.order[i]]["input_ids"] for i in range(2)]
     logits = [reference(ids[None])[0, :-1] for ids in batch]
     loss = torch.nn.functional.cross_entropy(
         torch.cat(logits), torch.cat([ids[1:] for ids in batch])
@@ -252,7 +252,7 @@ def test_old_checkpoints_are_pruned_but_for_the_best(
         run_folder=tmp_path / "run",
     )
     monkeypatch.setattr(
-        "llm.training.trainer.validate",
+        "llm.training.validation.validate",
         lambda *_, **__: type("Result", (), {"loss": next(losses)})(),
     )
     trainer.train()
@@ -408,7 +408,7 @@ def test_the_model_is_saved_before_the_last_validation_can_fail(
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("llm.training.trainer.validate", fail)
+    monkeypatch.setattr("llm.training.validation.validate", fail)
     model = make_model()
     trainer = trainer_for(
         model, dataset, make_config(), validation_dataset=dataset, run_folder=tmp_path / "run"
@@ -423,7 +423,7 @@ def test_the_best_checkpoint_is_one_that_was_saved(
 ):
     losses = iter([5.0, 2.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0])
     monkeypatch.setattr(
-        "llm.training.trainer.validate",
+        "llm.training.validation.validate",
         lambda *_, **__: type("Result", (), {"loss": next(losses)})(),
     )
     trainer = trainer_for(

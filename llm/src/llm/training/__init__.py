@@ -6,13 +6,15 @@ from llm.training.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from llm.training.dataset import ShuffledOrder, TextDataset, collate
+from llm.training.dataset import TextDataset, collate
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.optimizer import get_optimizer
+from llm.training.packing import PackedDocuments, document_attention_mask
 from llm.training.ranks import Ranks, joined_ranks
 from llm.training.resume_check import ResumeMismatchError, verify_resume
 from llm.training.run_folder import RunInUseError, delete_run
 from llm.training.scheduler import cosine_schedule, linear_schedule
+from llm.training.stream import ExampleStream, Mixture, ShuffledStream
 from llm.training.trainer import (
     BadStepError,
     LossSpikeError,
@@ -22,16 +24,19 @@ from llm.training.trainer import (
     TrainingStoppedError,
 )
 from llm.training.trainer_state import TrainerState
-from llm.training.validation import ValidationResult, validate
+from llm.training.validation import ValidationResult, validate, validate_each
 
 __all__ = [
     "BadStepError",
+    "ExampleStream",
     "LossSpikeError",
+    "Mixture",
     "NonFiniteLossError",
+    "PackedDocuments",
     "Ranks",
     "ResumeMismatchError",
     "RunInUseError",
-    "ShuffledOrder",
+    "ShuffledStream",
     "TextDataset",
     "Trainer",
     "TrainerState",
@@ -42,6 +47,7 @@ __all__ = [
     "cosine_schedule",
     "count_targets",
     "delete_run",
+    "document_attention_mask",
     "get_optimizer",
     "joined_ranks",
     "linear_schedule",
@@ -50,6 +56,7 @@ __all__ = [
     "next_token_loss",
     "save_checkpoint",
     "validate",
+    "validate_each",
     "verify_checkpoint",
     "verify_resume",
 ]

@@ -158,30 +158,6 @@ def collate(examples: Sequence[Batch], *, pad_token_id: int = 0) -> Batch:
     }
 
 
-class ShuffledOrder:
-    """The order of examples over endless epochs, as a function of position alone.
-
-    Position p is example p mod n of epoch p div n, in that epoch's own shuffle.
-
-    Args:
-        num_examples: n, ≥ 1.
-        seed: decides every epoch's shuffle.
-    """
-
-    def __init__(self, num_examples: int, seed: int) -> None:
-        self.num_examples = num_examples
-        self.seed = seed
-        self._epoch = -1
-        self._shuffle: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
-    def __getitem__(self, position: int) -> int:
-        epoch, place = divmod(position, self.num_examples)
-        if epoch != self._epoch:
-            self._shuffle = np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
-            self._epoch = epoch
-        return int(self._shuffle[place])
-
-
 def _compact(token_ids: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """The ids in two bytes each where they fit, else four."""
     if token_ids.ndim != 1 or (token_ids.size and token_ids.dtype.kind not in "iu"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,11 @@ class PackedDocuments(ExampleStream):
             example["document_ids"] = torch.repeat_interleave(torch.arange(len(pieces)), lengths)
             example["labels"][positions == 0] = IGNORE_INDEX
         return example
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the shards, and of what makes blocks of them."""
+        made = f"{self.shards.fingerprint()} {self.block_size} {self.seed} {self.document_mask}"
+        return hashlib.sha256(made.encode()).hexdigest()
 
     def _enter(self, epoch: int) -> None:
         if epoch == self._epoch:

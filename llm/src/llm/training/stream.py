@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -23,6 +24,10 @@ class ExampleStream(ABC):
     def __getitem__(self, position: int) -> Batch:
         """The example at a position ≥ 0."""
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Equal for streams of equal examples; SHA-256 where the sources have one."""
+
 
 class ShuffledStream(ExampleStream):
     """A dataset, epoch after epoch, in another order each.
@@ -38,6 +43,12 @@ class ShuffledStream(ExampleStream):
 
     def __getitem__(self, position: int) -> Batch:
         return self.source[self.order[position]]
+
+    def fingerprint(self) -> str:
+        """Of the source, where it has one, and the seed."""
+        source = self.source
+        of_source = source.fingerprint() if hasattr(source, "fingerprint") else len(source)
+        return hashlib.sha256(f"{of_source} {self.order.seed}".encode()).hexdigest()
 
 
 class Mixture(ExampleStream):
@@ -75,6 +86,14 @@ class Mixture(ExampleStream):
     def __getitem__(self, position: int) -> Batch:
         name, place = self.place(position)
         return self.streams[name][place]
+
+    def fingerprint(self) -> str:
+        """Of the corpora, their shares and the seed."""
+        parts = [
+            f"{name} {self._shares[name]} {stream.fingerprint()}"
+            for name, stream in self.streams.items()
+        ]
+        return hashlib.sha256("\n".join([str(self.seed), *parts]).encode()).hexdigest()
 
     def place(self, position: int) -> tuple[str, int]:
         """The corpus that a position takes from, and the position in that corpus."""

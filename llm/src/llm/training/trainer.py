@@ -35,17 +35,19 @@ from llm.training.checkpoint import (
     save_model,
     set_aside,
 )
-from llm.training.dataset import Batch, ExampleSource, ShuffledOrder, TextDataset, collate
+from llm.training.dataset import Batch, ExampleSource, TextDataset, collate
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.optimizer import OPTIMIZERS, get_optimizer
+from llm.training.packing import PackedDocuments, attention_inputs
 from llm.training.random_state import random_state, restore_random_state, seed_rank
 from llm.training.ranks import Ranks, device_of_rank
 from llm.training.run_folder import FINAL_FOLDER, RunFolder
 from llm.training.run_settings import check_settings
 from llm.training.scheduler import SCHEDULES, move_schedule
 from llm.training.stop_signals import StopSignals
+from llm.training.stream import ExampleStream, Mixture, ShuffledStream
 from llm.training.trainer_state import TrainerState
-from llm.training.validation import ValidationResult, validate
+from llm.training.validation import ValidationResult, validate_each
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +178,12 @@ class Trainer:
 
     Args:
         model: moved to the device, and trained in place.
-        train_dataset: `TextDataset`, or examples of any lengths in its format.
+        train_dataset: `TextDataset`, or examples of any lengths in its format,
+            shuffled anew each epoch; or an `ExampleStream`, which has an order of
+            its own.
         config: how to train.
-        validation_dataset: what to validate on, if anything.
+        validation_dataset: what to validate on, if anything: a dataset, or
+            several by name, of which the first decides the best checkpoint.
         tokenizer: saved with the model, and needed for samples.
         sample_prompts: texts that samples continue.
         sample_options: how, as keywords of `llm.generation.generate_text`.
@@ -195,10 +200,10 @@ class Trainer:
     def __init__(
         self,
         model: BaseModel,
-        train_dataset: ExampleSource,
+        train_dataset: ExampleSource | ExampleStream,
         config: TrainingConfig,
         *,
-        validation_dataset: ExampleSource | None = None,
+        validation_dataset: ExampleSource | Mapping[str, ExampleSource] | None = None,
         tokenizer: BaseTokenizer | None = None,
         sample_prompts: Sequence[str] = (),
         sample_options: Mapping[str, Any] | None = None,
@@ -226,8 +231,13 @@ class Trainer:
         if isinstance(sample_prompts, str):
             raise TypeError("sample_prompts is one string; give a list of strings")
         self._check_dataset("training", train_dataset)
-        if validation_dataset is not None:
-            self._check_dataset("validation", validation_dataset)
+        for name, dataset in self._validation_sets().items():
+            self._check_dataset(name, dataset)
+        self.stream = (
+            train_dataset
+            if isinstance(train_dataset, ExampleStream)
+            else ShuffledStream(train_dataset, config.seed)
+        )
         self.optimizer = get_optimizer(
             self.model,
             config.optimizer,
@@ -241,7 +251,6 @@ class Trainer:
             total_steps=config.steps,
             min_ratio=config.min_learning_rate_ratio,
         )
-        self.order = ShuffledOrder(len(train_dataset), config.seed)
         self.state = TrainerState()
         self.last_checkpoint: Path | None = None
         self.last_checkpoint_step: int | None = None
@@ -364,6 +373,7 @@ class Trainer:
                     batch["input_ids"].to(self.device, non_blocking=True),
                     batch["labels"].to(self.device, non_blocking=True),
                     num_targets,
+                    **attention_inputs(batch, self.device),
                 )
                 # DDP takes the mean over the ranks, where this is to be a sum
                 (loss * self.ranks.world_size).backward()
@@ -390,17 +400,26 @@ class Trainer:
         return loss_value, norm_value, num_targets
 
     def validate(self) -> ValidationResult:
-        """The loss on the validation dataset now; a checkpoint of this step may be the best."""
+        """The loss on the validation dataset now; a checkpoint of this step may be the best.
+
+        Returns:
+            That of the first, if there are several.
+        """
         if self.validation_dataset is None:
             raise ValueError("the trainer has no validation_dataset")
-        result = validate(
+        results = validate_each(
             self.model,
-            self.validation_dataset,
+            self._validation_sets(),
             batch_size=self.config.batch_size,
             before_batch=self._check_signals,
         )
-        self._write_metrics({"validation_loss": result.loss})
-        logger.info("step %d: validation loss %.3f", self.step, result.loss)
+        result = next(iter(results.values()))
+        metrics: dict[str, Any] = {"validation_loss": result.loss}
+        if len(results) > 1:
+            metrics["validation_losses"] = {name: each.loss for name, each in results.items()}
+        self._write_metrics(metrics)
+        for name, each in results.items():
+            logger.info("step %d: %s loss %.3f", self.step, name, each.loss)
         if self.last_checkpoint_step == self.step and result.loss < self.state.best_loss:
             self.state.best_loss, self.state.best_step = result.loss, self.step
         return result
@@ -534,18 +553,48 @@ class Trainer:
         resumed = [*description.get("resumed", []), {"step": self.step, "changed": self._changes}]
         self.run.describe({**description, **self._description(), "resumed": resumed})
 
-    def _check_dataset(self, name: str, dataset: ExampleSource) -> None:
+    def _validation_sets(self) -> Mapping[str, ExampleSource]:
+        """What to validate on, by name."""
+        if self.validation_dataset is None:
+            return {}
+        if isinstance(self.validation_dataset, Mapping):
+            return self.validation_dataset
+        return {"validation": self.validation_dataset}
+
+    def _check_dataset(self, name: str, dataset: ExampleSource | ExampleStream) -> None:
+        context, vocab_size = (
+            self.model.config.max_position_embeddings,
+            self.model.config.vocab_size,
+        )
+        if isinstance(dataset, PackedDocuments):
+            if dataset.block_size > context:
+                raise ValueError(
+                    f"the {name} dataset has blocks of {dataset.block_size} tokens, more than the "
+                    f"model's max_position_embeddings={context}"
+                )
+            if dataset.shards.index.vocab_size > vocab_size:
+                raise ValueError(
+                    f"the {name} dataset is of a vocabulary of {dataset.shards.index.vocab_size}, "
+                    f"the model of {vocab_size}"
+                )
+        if isinstance(dataset, Mixture):
+            for corpus, stream in dataset.streams.items():
+                self._check_dataset(f"{name} {corpus}", stream)
+        if isinstance(dataset, ShuffledStream):
+            self._check_dataset(name, dataset.source)
+        if isinstance(dataset, ExampleStream):
+            return
         if len(dataset) == 0:
             raise ValueError(f"the {name} dataset is empty")
         if not isinstance(dataset, TextDataset):
             return
-        longest, context = len(dataset[0]["input_ids"]), self.model.config.max_position_embeddings
+        longest = len(dataset[0]["input_ids"])
         if longest > context:
             raise ValueError(
                 f"the {name} dataset has blocks of {longest} tokens, more than the model's "
                 f"max_position_embeddings={context}"
             )
-        largest, vocab_size = int(dataset.token_ids.max()), self.model.config.vocab_size
+        largest = int(dataset.token_ids.max())
         if largest >= vocab_size:
             raise ValueError(
                 f"the {name} dataset has token id {largest}, outside the model's vocabulary of "
@@ -615,7 +664,7 @@ class Trainer:
         size = self.config.batch_size
         first = self.step * self._examples_per_step
         batches = [
-            collate([self.train_dataset[self.order[start + i]] for i in range(size)])
+            collate([self.stream[start + i] for i in range(size)])
             for start in range(
                 first + size * self.ranks.rank,
                 first + self._examples_per_step,
@@ -679,13 +728,17 @@ class Trainer:
 
     def _description(self) -> dict[str, Any]:
         """What `run.json` says."""
-        fingerprints = {}
-        if isinstance(self.train_dataset, TextDataset):
-            fingerprints["train_dataset"] = self.train_dataset.fingerprint()
-        if isinstance(self.validation_dataset, TextDataset):
-            fingerprints["validation_dataset"] = self.validation_dataset.fingerprint()
-        if self.tokenizer is not None:
-            fingerprints["tokenizer"] = self.tokenizer.fingerprint()
+        described: dict[str, Any] = {
+            "train_dataset": self.train_dataset,
+            "tokenizer": self.tokenizer,
+        }
+        for name, dataset in self._validation_sets().items():
+            described[f"{name}_dataset"] = dataset
+        fingerprints = {
+            name: each.fingerprint()
+            for name, each in described.items()
+            if hasattr(each, "fingerprint")
+        }
         return {
             "model": {"model_type": self.model.config.model_type, **self.model.config.to_dict()},
             "training": {
@@ -710,8 +763,10 @@ class _LossOfBatch(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, labels: Tensor, num_targets: int) -> Tensor:
-        hidden_states = self.model.hidden_states(input_ids)
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, num_targets: int, **attention: Any
+    ) -> Tensor:
+        hidden_states = self.model.hidden_states(input_ids, **attention)
         return next_token_loss(
             hidden_states, self.model.lm_head.weight, labels, num_targets=num_targets
         )
