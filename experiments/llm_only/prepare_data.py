@@ -3,7 +3,8 @@
     uv run python experiments/llm_only/prepare_data.py --data books/ --tokenizer RUN --out shards
     uv run python experiments/llm_only/prepare_data.py --help
 
-Called again after it was stopped, it goes on where it was.
+`train_gpt_bpe.py --shards OUT` trains on them. Called again after it was stopped, this script goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class PrepareScript:
     Args:
         data: Files, folders and globs of UTF-8 text.
         tokenizer: A run, or a folder with a tokenizer.json.
-        out: Folder to write train/ and, if asked for, validation/ into.
+        out: Folder to write tokenizer.json, train/ and, if asked for,
+            validation/ into.
         num_workers: Processes that encode.
         shard_tokens: Size at which a shard ends.
         validation_fraction: Share of the documents to hold out, in [0, 1), by the hash of each.
@@ -62,6 +64,8 @@ def main(arguments: list[str]) -> None:
     if not (folder / "tokenizer.json").is_file():
         folder = find_model(settings.tokenizer, train_command="train_gpt_bpe.py")
     tokenizer = BPETokenizer.load(folder)
+    Path(settings.out).mkdir(parents=True, exist_ok=True)
+    tokenizer.save(Path(settings.out) / "tokenizer.json")
     files = [TextFile(path) for path in find_files(settings.data)]
     sides = {"train": split.train(files)}
     if settings.validation_fraction:

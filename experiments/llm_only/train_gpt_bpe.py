@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.shared.configs import (
     NEWEST,
@@ -30,32 +30,28 @@ from experiments.shared.runs import find_model, find_run, new_run_folder
 
 if TYPE_CHECKING:
     from llm.tokenizers import BPETokenizer
-    from llm.training import TextDataset, Trainer, ValidationResult
+    from llm.training import PackedDocuments, TextDataset, Trainer, ValidationResult
 
 SCRIPT = "experiments/llm_only/train_gpt_bpe.py"
+
+
+class Texts(NamedTuple):
+    """What is trained on, and what is validated on."""
+
+    train: list[str]
+    validation: list[str]
 
 
 def main(arguments: list[str]) -> None:
     """Train, and say what came of it."""
     settings, run_folder, checkpoint = read_arguments(arguments)
-    documents = read_documents(settings.data.data)
-    train_texts, validation_texts = split_documents(
-        documents,
-        validation_fraction=settings.data.validation_fraction,
-        by=settings.data.split,
-        seed=settings.training.seed,
-    )
+    texts = None if settings.data.shards else read_texts(settings)
     if run_folder is None and is_main_process():
         run_folder = new_run_folder(
             settings.run,
             settings.model.model_type,
             overwrite=settings.overwrite or (is_restarted() and bool(settings.run)),
         )
-    source = ", ".join(settings.data.data) or BUILT_IN
-    characters = [sum(map(len, texts)) for texts in (train_texts, validation_texts)]
-    print(
-        f"Text: {source}, {characters[0]:,} characters to train on, {characters[1]:,} to validate"
-    )
 
     # what follows needs torch, which takes a moment to load
     from llm.core.device import choose_device
@@ -65,30 +61,35 @@ def main(arguments: list[str]) -> None:
     with joined_ranks(choose_device(settings.training.device)) as ranks:
         run_folder = ranks.from_main(run_folder)
         assert run_folder is not None  # the main process has one
-        train(settings, run_folder, checkpoint, train_texts, validation_texts)
+        train(settings, run_folder, checkpoint, texts)
 
 
 def train(
-    settings: TrainScript,
-    run_folder: Path,
-    checkpoint: Path | None,
-    train_texts: list[str],
-    validation_texts: list[str],
+    settings: TrainScript, run_folder: Path, checkpoint: Path | None, texts: Texts | None
 ) -> None:
     """Train or go on training, and leave all that the run folder has."""
     import torch
 
-    from llm.training import Trainer, TrainingConfig, verify_resume
+    from llm.training import TextDataset, Trainer, TrainingConfig, verify_resume
 
+    shards = Path(settings.data.shards)
     if settings.resume:
         tokenizer = load_tokenizer(run_folder, checkpoint)
+    elif texts is None:
+        tokenizer = tokenizer_of_shards(shards)
     else:
         tokenizer = train_tokenizer(
-            train_texts, settings.data.vocab_size, show_progress=is_main_process()
+            texts.train, settings.data.vocab_size, show_progress=is_main_process()
         )
-    context = settings.model.max_position_embeddings
-    train_dataset = make_dataset("training", train_texts, tokenizer, context)
-    validation_dataset = make_dataset("validation", validation_texts, tokenizer, context)
+    train_dataset: TextDataset | PackedDocuments
+    validation_dataset: TextDataset | PackedDocuments
+    if texts is None:
+        train_dataset = packed_documents(shards / "train", tokenizer, settings)
+        validation_dataset = packed_documents(shards / "validation", tokenizer, settings)
+    else:
+        context = settings.model.max_position_embeddings
+        train_dataset = make_dataset("training", texts.train, tokenizer, context)
+        validation_dataset = make_dataset("validation", texts.validation, tokenizer, context)
 
     def make_trainer(run_folder: Path) -> Trainer:
         torch.manual_seed(settings.training.seed)
@@ -101,7 +102,7 @@ def train(
             sample_prompts=settings.generation.prompt,
             sample_options=settings.generation.options(),
             run_folder=run_folder,
-            run_info=describe(settings, train_texts, validation_texts),
+            run_info=describe(settings, texts),
             show_progress=not settings.verify_resume,
         )
 
@@ -128,7 +129,11 @@ def train(
         f"{trainer.state.seconds:.0f} s\n"
     )
     if is_main_process():
-        report(validation, train_dataset, validation_dataset, tokenizer, validation_texts)
+        if isinstance(train_dataset, TextDataset) and isinstance(validation_dataset, TextDataset):
+            assert texts is not None
+            report(validation, train_dataset, validation_dataset, tokenizer, texts.validation)
+        else:
+            print(f"On the validation shards: {validation.loss:.3f} nats a token")
         print()
         trainer.sample()
         plot_losses(run_folder)
@@ -174,6 +179,65 @@ def load_tokenizer(run_folder: Path, checkpoint: Path | None) -> BPETokenizer:
     )
 
 
+def read_texts(settings: TrainScript) -> Texts:
+    """The text of --data, split; says how much there is."""
+    train, validation = split_documents(
+        read_documents(settings.data.data),
+        validation_fraction=settings.data.validation_fraction,
+        by=settings.data.split,
+        seed=settings.training.seed,
+    )
+    source = ", ".join(settings.data.data) or BUILT_IN
+    characters = [sum(map(len, texts)) for texts in (train, validation)]
+    print(
+        f"Text: {source}, {characters[0]:,} characters to train on, {characters[1]:,} to validate"
+    )
+    return Texts(train, validation)
+
+
+def tokenizer_of_shards(folder: Path) -> BPETokenizer:
+    """The tokenizer beside shards, with which they were made.
+
+    Raises:
+        FileNotFoundError: the folder is not one of shards.
+    """
+    from llm.tokenizers import BPETokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"--shards {folder} has no tokenizer.json: prepare_data.py writes such a folder"
+        )
+    return BPETokenizer.load(folder)
+
+
+def packed_documents(
+    folder: Path, tokenizer: BPETokenizer, settings: TrainScript
+) -> PackedDocuments:
+    """Blocks of the context's length of shards.
+
+    Raises:
+        FileNotFoundError: there are no shards.
+        ValueError: they are damaged, or of another tokenizer.
+    """
+    from llm.data import TokenShards
+    from llm.training import PackedDocuments
+
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} does not exist: prepare_data.py writes it, validation/ with "
+            "--validation-fraction"
+        )
+    shards = TokenShards(folder)
+    if shards.index.tokenizer_sha256 != tokenizer.fingerprint():
+        raise ValueError(f"{folder} was made with another tokenizer")
+    return PackedDocuments(
+        shards,
+        block_size=settings.model.max_position_embeddings,
+        seed=settings.training.seed,
+        document_mask=settings.data.document_mask,
+    )
+
+
 def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: int) -> TextDataset:
     """Blocks of the context's length that make every token a target once.
 
@@ -197,24 +261,21 @@ def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: 
         ) from None
 
 
-def describe(
-    settings: TrainScript, train_texts: list[str], validation_texts: list[str]
-) -> dict[str, object]:
+def describe(settings: TrainScript, texts: Texts | None) -> dict[str, object]:
     """What run.json says beside the model and the training."""
-    return {
-        "data": {
-            **vars(settings.data),
-            "train_sha256": fingerprint(train_texts),
-            "validation_sha256": fingerprint(validation_texts),
-        },
-        "generation": vars(settings.generation),
-    }
+    data: dict[str, object] = {**vars(settings.data)}
+    if texts is not None:
+        data["train_sha256"] = fingerprint(texts.train)
+        data["validation_sha256"] = fingerprint(texts.validation)
+    return {"data": data, "generation": vars(settings.generation)}
 
 
-def announce(trainer: Trainer, dataset: TextDataset, tokenizer: BPETokenizer) -> None:
+def announce(
+    trainer: Trainer, dataset: TextDataset | PackedDocuments, tokenizer: BPETokenizer
+) -> None:
     """Say what is about to be trained on what."""
     config = trainer.config
-    tokens = len(dataset.token_ids)
+    tokens = dataset.num_tokens
     example = min(dataset.block_size, tokens) - 1
     ranks = trainer.ranks.world_size
     examples = config.batch_size * config.accumulation_steps * ranks

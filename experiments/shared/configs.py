@@ -77,15 +77,24 @@ class DataSettings:
         validation_fraction: Share of the text that is not trained on.
         split: How it is chosen: whole documents, the end of the text, or
             documents if there are ten or more.
+        shards: Folder that prepare_data.py wrote, in place of data: its text is
+            tokenized, held out and read from the disk.
+        document_mask: Attention stays inside documents; of shards only.
     """
 
     data: tuple[str, ...]
     vocab_size: int
     validation_fraction: float
     split: Literal["auto", "document", "position"]
+    shards: str = ""
+    document_mask: bool = False
 
     def __post_init__(self) -> None:
         check_texts("data", self.data)
+        if self.shards and self.data:
+            raise ValueError("--data and --shards exclude one another")
+        if self.document_mask and not self.shards:
+            raise ValueError("--document-mask needs --shards, which know where documents end")
         check_count("vocab_size", self.vocab_size, minimum=256 + len(SPECIAL_TOKENS))
         check_number(
             "validation_fraction", self.validation_fraction, low=0, high=1, inclusive=False

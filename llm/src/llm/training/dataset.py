@@ -106,6 +106,11 @@ class TextDataset(Dataset[Batch]):
         joined = np.concatenate(documents) if documents else np.array([], dtype=np.int64)
         return cls(joined, block_size=block_size, stride=stride)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the corpus."""
+        return len(self.token_ids)
+
     def __len__(self) -> int:
         beyond_first = max(0, len(self.token_ids) - self.block_size)
         further = -(-beyond_first // self.stride)

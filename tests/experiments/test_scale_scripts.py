@@ -1,0 +1,123 @@
+"""Text to shards, shards to a model, several processes: the scripts as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "experiments" / "llm_only" / "train_gpt_bpe.py"
+PREPARE = ROOT / "experiments" / "llm_only" / "prepare_data.py"
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    *("--embed-dim", "16", "--num-heads", "2", "--num-layers", "1", "--dropout", "0"),
+    *("--max-position-embeddings", "32", "--batch-size", "2", "--max-new-tokens", "8"),
+    *("--device", "cpu", "--steps", "30", "--save-every", "10", "--validate-every", "10"),
+]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
+# the scripts' runs go where CHECKPOINTS says
+HERE = """
+import runpy, sys
+from pathlib import Path
+from experiments.shared import configs
+configs.CHECKPOINTS = Path(sys.argv[1])
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a corpus, and a script that runs scripts with their runs in it."""
+    folder = tmp_path_factory.mktemp("scale")
+    (folder / "here.py").write_text(HERE)
+    (folder / "corpus").mkdir()
+    for number in range(40):
+        text = "".join(f"Text {number}, line {i}: the cat. Кошка {i}.\n" for i in range(20))
+        (folder / "corpus" / f"{number}.txt").write_text(text, "utf-8")
+    return folder
+
+
+def run(here, script, *arguments, ranks=()):
+    command = [*ranks, str(here / "here.py"), str(here / "runs"), str(script), *arguments]
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        timeout=300,
+    )
+
+
+def succeeded(process):
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stdout
+
+
+def test_text_becomes_shards_and_shards_a_model(here):
+    data = ["--data", str(here / "corpus")]
+    succeeded(run(here, TRAIN, "--run", "small", *data, "--vocab-size", "300", *SMALL))
+    shards = here / "shards"
+    prepare = ["--tokenizer", str(here / "runs" / "small" / "final"), "--out", str(shards)]
+    prepare += ["--validation-fraction", "0.2", "--num-workers", "2"]
+    output = succeeded(run(here, PREPARE, *data, *prepare))
+    assert "documents" in output
+    again = succeeded(run(here, PREPARE, *data, *prepare))
+    assert again == output
+    train = ["--shards", str(shards), "--document-mask", *SMALL]
+    output = succeeded(run(here, TRAIN, "--run", "shards", *train))
+    assert "On the validation shards: " in output
+    output = succeeded(run(here, TRAIN, "--run", "shards", "--resume", "--steps", "35"))
+    assert "Trained 35 steps" in output
+    # a damaged shard is named
+    path = next((shards / "train").glob("*.bin"))
+    path.write_bytes(path.read_bytes()[:-2])
+    process = run(here, TRAIN, "--run", "hurt", *train)
+    assert process.returncode == 1
+    assert path.name in process.stderr.splitlines()[-1]
+
+
+def test_two_processes_train_what_one_does_and_one_of_them_speaks(here):
+    data = ["--data", str(here / "corpus"), "--vocab-size", "300"]
+    both = run(here, TRAIN, "--run", "two", *data, *SMALL, ranks=TORCHRUN)
+    output = succeeded(both)
+    assert output.count("2 processes") == 1
+    assert output.count("saved checkpoint") == 3
+    assert output.count("Trained 30 steps") == 1
+    succeeded(run(here, TRAIN, "--run", "one", *data, *SMALL, "--accumulation-steps", "2"))
+    runs = [here / "runs" / name for name in ("one", "two")]
+    one, two = (load_file(folder / "final" / "model.safetensors") for folder in runs)
+    for name, weight in one.items():
+        assert (weight - two[name]).abs().max() <= 1e-6 * weight.abs().max(), name
+    lines = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for folder in runs
+    ]
+    for left, right in zip(*lines, strict=True):
+        assert left.keys() == right.keys()
+        for name in left.keys() & {"loss", "validation_loss", "grad_norm", "tokens"}:
+            assert left[name] == pytest.approx(right[name], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (PREPARE, [], "--data is needed"),
+        (PREPARE, ["--data", "nowhere.txt", "--tokenizer", "x", "--out", "{out}"], "no run 'x'"),
+        (TRAIN, ["--shards", "nowhere"], "nowhere has no tokenizer.json"),
+        (TRAIN, ["--shards", "a", "--data", "b"], "exclude one another"),
+        (TRAIN, ["--document-mask"], "--document-mask needs --shards"),
+    ],
+)
+def test_a_mistake_is_one_line(here, script, arguments, message):
+    process = run(here, script, *(each.format(out=here / "out") for each in arguments))
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert message in process.stderr.strip().splitlines()[-1]
