@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.llm_only.prepare_data import PrepareScript
 from experiments.shared.configs import (
     GenerateScript,
     HFTrainerScript,
@@ -16,6 +17,7 @@ from experiments.shared.configs import (
     TrainScript,
     load_settings,
 )
+from experiments.shared.console import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ["README.md", "README.ru.md"]
@@ -89,6 +91,11 @@ def test_every_command_is_one_that_the_scripts_understand(readme):
         words = shlex.split(line)
         if words[3:] == ["experiments/hf_integration/test_hf_proxy.py"]:
             assert (ROOT / words[3]).is_file()  # a test of its own, which takes no options
+        elif words[3:4] == ["experiments/llm_only/prepare_data.py"]:
+            parse_arguments(PrepareScript, PrepareScript(), words[4:], prog=words[3])
+        elif words[:3] == ["uv", "run", "torchrun"]:
+            script = next(word for word in words if word.endswith(".py"))
+            load_settings(*SCRIPTS[script], words[words.index(script) + 1 :], prog=script)
         elif words[:3] == ["uv", "run", "python"]:
             script, default = SCRIPTS[words[3]]
             expected = pytest.raises(SystemExit) if "--help" in words else nullcontext()

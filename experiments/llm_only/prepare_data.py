@@ -3,8 +3,8 @@
     uv run python experiments/llm_only/prepare_data.py --data books/ --tokenizer RUN --out shards
     uv run python experiments/llm_only/prepare_data.py --help
 
-`train_gpt_bpe.py --shards OUT` trains on them. Called again after it was stopped, this script goes on
-where it was.
+`train_gpt_bpe.py --shards OUT` trains on them. Called again after it was stopped, this script
+goes on where it was.
 """
 
 from __future__ import annotations

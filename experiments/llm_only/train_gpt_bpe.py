@@ -52,6 +52,13 @@ def main(arguments: list[str]) -> None:
             settings.model.model_type,
             overwrite=settings.overwrite or (is_restarted() and bool(settings.run)),
         )
+    if texts is not None:
+        source = ", ".join(settings.data.data) or BUILT_IN
+        train_size, validation_size = (sum(map(len, side)) for side in texts)
+        print(
+            f"Text: {source}, {train_size:,} characters to train on, {validation_size:,} to "
+            "validate"
+        )
 
     # what follows needs torch, which takes a moment to load
     from llm.core.device import choose_device
@@ -180,19 +187,15 @@ def load_tokenizer(run_folder: Path, checkpoint: Path | None) -> BPETokenizer:
 
 
 def read_texts(settings: TrainScript) -> Texts:
-    """The text of --data, split; says how much there is."""
-    train, validation = split_documents(
-        read_documents(settings.data.data),
-        validation_fraction=settings.data.validation_fraction,
-        by=settings.data.split,
-        seed=settings.training.seed,
+    """The text of --data, split."""
+    return Texts(
+        *split_documents(
+            read_documents(settings.data.data),
+            validation_fraction=settings.data.validation_fraction,
+            by=settings.data.split,
+            seed=settings.training.seed,
+        )
     )
-    source = ", ".join(settings.data.data) or BUILT_IN
-    characters = [sum(map(len, texts)) for texts in (train, validation)]
-    print(
-        f"Text: {source}, {characters[0]:,} characters to train on, {characters[1]:,} to validate"
-    )
-    return Texts(train, validation)
 
 
 def tokenizer_of_shards(folder: Path) -> BPETokenizer:

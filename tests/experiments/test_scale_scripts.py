@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,50 @@ def test_a_mistake_is_one_line(here, script, arguments, message):
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert message in process.stderr.strip().splitlines()[-1]
+
+
+def processes_of(word):
+    """The processes that have a word in their arguments, by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is another user's
+            continue
+        rank = [each[5:] for each in environment if each.startswith(b"RANK=")]
+        if rank and word.encode() in arguments:
+            found[int(rank[0])] = int(folder.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
+def test_a_run_goes_on_to_the_same_bits_when_one_of_its_processes_is_killed(here):
+    data = ["--data", str(here / "corpus"), "--vocab-size", "300", *SMALL]
+    data += ["--steps", "300", "--save-every", "50", "--dropout", "0.1", "--validate-every", "0"]
+    succeeded(run(here, TRAIN, "--run", "quiet", *data, ranks=TORCHRUN))
+    command = [*TORCHRUN[:-1], "--max-restarts", "2", "--", str(here / "here.py")]
+    process = subprocess.Popen(
+        [sys.executable, *command, str(here / "runs"), str(TRAIN), "--run", "struck", *data],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # without it the started processes wait for each other forever
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+    )
+    try:
+        for _ in range(3000):
+            if (here / "runs" / "struck" / "step-000100").exists():
+                break
+            time.sleep(0.02)
+        os.kill(processes_of("struck")[1], signal.SIGKILL)
+        assert process.wait(timeout=200) == 0
+    finally:
+        process.kill()
+    described = json.loads((here / "runs" / "struck" / "run.json").read_text("utf-8"))
+    assert len(described["resumed"]) == 1
+    quiet, struck = (
+        (here / "runs" / name / "final" / "model.safetensors").read_bytes()
+        for name in ("quiet", "struck")
+    )
+    assert quiet == struck

@@ -41,25 +41,31 @@ def left_by(folder):
     return load_file(folder / "final" / "model.safetensors"), lines
 
 
-def assert_close(left, right, tolerance):
+def assert_close(left, right, *, of_lines, of_weights):
     (left_weights, left_lines), (right_weights, right_lines) = left, right
     for name, weight in left_weights.items():
-        difference = (weight - right_weights[name]).abs().max() / right_weights[name].abs().max()
-        assert difference <= tolerance, name
+        other = right_weights[name]
+        if name.endswith("c_attn.bias"):
+            # softmax does not see a bias of the keys: its gradient is rounding alone, which Adam
+            # scales up to a step
+            weight, other = (torch.cat([*each.chunk(3)[::2]]) for each in (weight, other))
+        assert (weight - other).abs().max() <= of_weights * other.abs().max(), name
     assert len(left_lines) == len(right_lines)
     for one, other in zip(left_lines, right_lines, strict=True):
-        assert one == pytest.approx(other, rel=tolerance)
+        assert one == pytest.approx(other, rel=of_lines)
 
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one_with_accumulation(tmp_path):
     make_trainer(tmp_path / "one", accumulation_steps=2).train()
     one = left_by(tmp_path / "one")
-    assert_close(train_on(2, tmp_path / "two"), one, 1e-6)
+    # one sum of two gradients
+    assert_close(train_on(2, tmp_path / "two"), one, of_lines=1e-6, of_weights=1e-6)
     # three, with more accumulation; the last batch of validation is not one of all ranks
     make_trainer(tmp_path / "six", accumulation_steps=6, steps=20).train()
     three = train_on(3, tmp_path / "three", accumulation_steps=2, steps=20)
-    assert_close(three, left_by(tmp_path / "six"), 1e-6)
+    # sums of six in another order: Adam's steps see the rounding of the smallest gradients
+    assert_close(three, left_by(tmp_path / "six"), of_lines=1e-6, of_weights=1e-5)
 
 
 @pytest.mark.slow
