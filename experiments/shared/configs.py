@@ -16,6 +16,7 @@ import tyro
 
 from experiments.shared.console import parse_arguments
 from llm.core.config import build, check_choice, check_count, check_number, check_seed
+from llm.core.files import read_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -511,9 +512,6 @@ def load_resumed_settings(run_folder: Path, arguments: Sequence[str], *, prog: s
         ValueError: its `run.json` is damaged or of another script, or an argument
             is wrong.
     """
-    # imports torch, which takes a moment
-    from llm.core.model_folder import read_json
-
     path = run_folder / "run.json"
     if any(argument == "--config" or argument.startswith("--config=") for argument in arguments):
         raise ValueError("--resume takes the settings of the run: --config does not go with it")

@@ -19,7 +19,7 @@ def save(
     from transformers.utils import logging
 
     from hf_proxy import export_native
-    from llm.core.model_folder import write_json
+    from llm.core.files import write_json
 
     logging.disable_progress_bar()
     print(export_native(model.eval(), run_folder / "final", tokenizer))

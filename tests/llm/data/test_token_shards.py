@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llm.data._files import publish_json
+from llm.core.files import write_json
 from llm.data.token_shards import INDEX_FILE, ShardIndex, ShardWriter, TokenShards, token_dtype
 
 DOCUMENTS = [[[1, 2, 3], [4]], [[5, 6], [7, 8, 9, 10], [11]]]  # of two shards
@@ -27,7 +27,7 @@ def write(folder, shards=DOCUMENTS, vocab_size=300):
         eos_token_id=0,
         shards=written,
     )
-    publish_json(folder / INDEX_FILE, index.to_dict())
+    write_json(folder / INDEX_FILE, index.to_dict())
     return folder
 
 

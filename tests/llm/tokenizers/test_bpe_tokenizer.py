@@ -14,7 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.tokenizers import BaseTokenizer, BPETokenizer, _files
+from llm.core import files
+from llm.tokenizers import BaseTokenizer, BPETokenizer
 
 SPECIALS = ["<pad>", "<unk>", "<bos>", "<eos>"]
 RUSSIAN = "Съешь же ещё этих мягких французских булок, да выпей чаю."
@@ -309,7 +310,7 @@ def test_a_crash_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
     def crash(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(_files.os, "fsync", crash)
+    monkeypatch.setattr(files.os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         train(vocab_size=268).save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -7,9 +7,7 @@ architecture's `HFFormat`; how they lie on disk is the same for all.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm.core.config import ModelConfig
+from llm.core.files import read_json, replace_file, write_json
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -48,47 +47,6 @@ class HFFormat(Protocol):
     def weights_from_hf(self, config: Any, hf_weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict under our names, from transformers'."""
         ...
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside `path`, flush it to disk, and put it in `path`'s place.
-
-    A crash leaves the old file or the new one, never a part of one.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write readable UTF-8 JSON in `path`'s place."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    replace_file(path, lambda temporary: _write_text(temporary, text))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8 JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is not read: its JSON is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object")
-    return content
 
 
 def write_model_folder(
@@ -186,7 +144,3 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise OSError(f"{path} cannot be read: {error}") from None
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from llm.core.config import check_count
-from llm.data._files import publish_json
+from llm.core.files import write_json
 from llm.data.token_shards import (
     INDEX_FILE,
     Shard,
@@ -161,10 +161,10 @@ def write_shards(
         bar.update(sum(shard.tokens for shard in index.shards))
         for shard in _write(folder, _encode(pieces, tokenizer, num_workers), index, bar):
             index = replace(index, shards=[*index.shards, shard])
-            publish_json(folder / PROGRESS_FILE, index.to_dict())
+            write_json(folder / PROGRESS_FILE, index.to_dict())
     if not index.shards:
         raise ValueError("there is no text to write: every document is empty")
-    publish_json(folder / INDEX_FILE, index.to_dict())
+    write_json(folder / INDEX_FILE, index.to_dict())
     (folder / PROGRESS_FILE).unlink(missing_ok=True)
     return TokenShards(folder)
 
@@ -172,7 +172,7 @@ def write_shards(
 def _kept(folder: Path, wanted: ShardIndex) -> list[Shard]:
     """The shards of an earlier call that are whole; the folder is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    ours = re.compile(rf"\.?(shard-\d+\.(bin|idx)|{INDEX_FILE}|{PROGRESS_FILE})(\.tmp)?")
+    ours = re.compile(rf"\.?(shard-\d+\.(bin|idx)|{INDEX_FILE}|{PROGRESS_FILE})(\.\d+)?(\.tmp)?")
     foreign = sorted(path.name for path in folder.iterdir() if not ours.fullmatch(path.name))
     if foreign:
         raise FileExistsError(

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.core.config import build, check_count
-from llm.data._files import publish, sha256, temporary_name
+from llm.core.files import publish, sha256
 
 FORMAT = 1
 INDEX_FILE = "index.json"
@@ -149,6 +149,11 @@ def read_index(path: Path) -> ShardIndex:
         return build(ShardIndex, {**content, "shards": shards})
     except ValueError as error:
         raise ValueError(f"{path} describes no token shards: {error}") from None
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file is written before it has its name: beside it."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def check_shard(folder: Path, shard: Shard, dtype: np.dtype[Any], *, content: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from llm.core.files import write_text
 from llm.tokenizers._bpe_train import learn_merges
 from llm.tokenizers._byte_level import (
     BYTE_TO_CHAR,
@@ -25,7 +26,6 @@ from llm.tokenizers._byte_level import (
     to_printable,
 )
 from llm.tokenizers._count_chunks import count_chunks
-from llm.tokenizers._files import write_atomically
 from llm.tokenizers._json_node import Json, JsonNode, parse_json
 from llm.tokenizers._pipeline import Pipeline
 from llm.tokenizers._published_forms import (
@@ -291,7 +291,7 @@ class BPETokenizer(BaseTokenizer):
         document = self.to_json()
         if target.suffix == ".json":
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, document)
+            write_text(target, document)
             return
         target.mkdir(parents=True, exist_ok=True)
         config = {
@@ -301,8 +301,8 @@ class BPETokenizer(BaseTokenizer):
             "clean_up_tokenization_spaces": False,
             **{f"{role}_token": self._data.roles[role] for role in ROLES},
         }
-        write_atomically(target / "tokenizer.json", document)
-        write_atomically(target / "tokenizer_config.json", _dump(config))
+        write_text(target / "tokenizer.json", document)
+        write_text(target / "tokenizer_config.json", _dump(config))
 
     def to_json(self) -> str:
         """The text of the `tokenizer.json`, as `tokenizers.Tokenizer.from_str` takes it."""

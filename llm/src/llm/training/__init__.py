@@ -6,7 +6,14 @@ from llm.training.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
+from llm.training.config import TrainingConfig
 from llm.training.dataset import TextDataset, collate
+from llm.training.errors import (
+    BadStepError,
+    LossSpikeError,
+    NonFiniteLossError,
+    TrainingStoppedError,
+)
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.optimizer import get_optimizer
 from llm.training.packing import PackedDocuments, document_attention_mask
@@ -15,14 +22,7 @@ from llm.training.resume_check import ResumeMismatchError, verify_resume
 from llm.training.run_folder import RunInUseError, delete_run
 from llm.training.scheduler import cosine_schedule, linear_schedule
 from llm.training.stream import ExampleStream, Mixture, ShuffledStream
-from llm.training.trainer import (
-    BadStepError,
-    LossSpikeError,
-    NonFiniteLossError,
-    Trainer,
-    TrainingConfig,
-    TrainingStoppedError,
-)
+from llm.training.trainer import Trainer
 from llm.training.trainer_state import TrainerState
 from llm.training.validation import ValidationResult, validate, validate_each
 

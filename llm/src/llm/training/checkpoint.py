@@ -7,7 +7,6 @@ holds the size and SHA-256 of every file.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llm.core.base_model import BaseModel
-from llm.core.model_folder import read_json, write_json
+from llm.core.files import read_json, sha256, sync, write_json
 from llm.tokenizers import BaseTokenizer
 from llm.training.random_state import check_random_state
 from llm.training.trainer_state import TrainerState
@@ -77,7 +76,7 @@ def save_checkpoint(
         kind = type(optimizer).__name__
         write_json(temporary / STATE_FILE, {"optimizer": kind, **state.to_json()})
         files = {
-            path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+            path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(temporary.iterdir())
         }
         manifest = {"format": MANIFEST_FORMAT, "step": state.step, "files": files}
@@ -113,7 +112,7 @@ def verify_checkpoint(folder: Path) -> None:
         path = folder / name
         if not isinstance(written, dict) or path.stat().st_size != written.get("size"):
             raise ValueError(f"{path} has {path.stat().st_size} bytes, not those that were written")
-        if _sha256(path) != written.get("sha256"):
+        if sha256(path) != written.get("sha256"):
             raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}")
 
 
@@ -177,7 +176,7 @@ def set_aside(folder: Path) -> Path:
     while (aside := folder.with_name(f"{folder.name}.aside-{number}")).exists():
         number += 1
     os.rename(folder, aside)
-    _fsync(folder.parent)
+    sync(folder.parent)
     return aside
 
 
@@ -192,15 +191,15 @@ def _published(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         for path in temporary.iterdir():
-            _fsync(path)
-        _fsync(temporary)
+            sync(path)
+        sync(temporary)
         if folder.exists():
             _delete(folder)
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync(folder.parent)
+    sync(folder.parent)
 
 
 def _delete(folder: Path) -> None:
@@ -256,22 +255,3 @@ def _optimizer_state(
                 raise ValueError(f"{field}.{name} holds a number that is not finite")
     index = {i: states[name] for i, name in enumerate(order) if name in states}
     return {**optimizer.state_dict(), "state": index}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    # a folder cannot be opened for writing; Windows cannot open one at all
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from llm.core.model_folder import read_json, write_json
+from llm.core.files import read_json, write_json
 from llm.training.checkpoint import (
     ASIDE_FOLDER,
     STEP_FOLDER,

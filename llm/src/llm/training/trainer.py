@@ -6,12 +6,10 @@ import dataclasses
 import logging
 import math
 import platform
-import signal
 import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from llm.core.base_model import BaseModel, check_range
-from llm.core.config import check_choice, check_count, check_number, check_seed
 from llm.core.device import choose_device
 from llm.generation import generate_text
 from llm.tokenizers import BaseTokenizer
@@ -35,17 +32,25 @@ from llm.training.checkpoint import (
     save_model,
     set_aside,
 )
-from llm.training.dataset import Batch, ExampleSource, TextDataset, collate
+from llm.training.config import TrainingConfig
+from llm.training.dataset import Batch, ExampleSource, collate
+from llm.training.dataset_checks import check_dataset
+from llm.training.errors import (
+    BadStepError,
+    LossSpikeError,
+    NonFiniteLossError,
+    TrainingStoppedError,
+)
 from llm.training.loss import count_targets, next_token_loss
-from llm.training.optimizer import OPTIMIZERS, get_optimizer
-from llm.training.packing import PackedDocuments, attention_inputs
+from llm.training.optimizer import get_optimizer
+from llm.training.packing import attention_inputs
 from llm.training.random_state import random_state, restore_random_state, seed_rank
 from llm.training.ranks import Ranks, device_of_rank
 from llm.training.run_folder import FINAL_FOLDER, RunFolder
 from llm.training.run_settings import check_settings
 from llm.training.scheduler import SCHEDULES, move_schedule
 from llm.training.stop_signals import StopSignals
-from llm.training.stream import ExampleStream, Mixture, ShuffledStream
+from llm.training.stream import ExampleStream, ShuffledStream
 from llm.training.trainer_state import TrainerState
 from llm.training.validation import ValidationResult, validate_each
 
@@ -56,116 +61,8 @@ logger = logging.getLogger(__name__)
 _MEAN_STEPS = 50
 
 
-class BadStepError(RuntimeError):
-    """A step that would harm the model; the weights are those of the step before."""
-
-
-class NonFiniteLossError(BadStepError):
-    """The loss or its gradient is not a number."""
-
-
-class LossSpikeError(BadStepError):
-    """The loss has leapt."""
-
-
-class TrainingStoppedError(RuntimeError):
-    """A signal asked training to stop; it did so after a whole step.
-
-    Args:
-        message: what was saved where.
-        received: the signal.
-    """
-
-    def __init__(self, message: str, received: signal.Signals) -> None:
-        super().__init__(message)
-        self.received = received
-        # what a shell says of a process that the signal ended
-        self.exit_code = 128 + received
-
-
 class _StopAskedError(Exception):
     """A signal came while the model was evaluated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How to train.
-
-    Args:
-        steps: optimizer steps.
-        batch_size: examples a forward.
-        accumulation_steps: forwards an optimizer step; the gradient is that of
-            one batch of batch_size · accumulation_steps examples.
-        optimizer: "adamw", "adam" or "sgd".
-        learning_rate: at the top of the schedule, > 0.
-        weight_decay: of matrices, ≥ 0.
-        beta1: decay of the Adams' mean of gradients, in [0, 1).
-        beta2: decay of the Adams' mean of squared gradients, in [0, 1).
-        schedule: "cosine" or "linear", after the warm-up.
-        warmup_ratio: share of the steps in which the learning rate rises, in
-            [0, 1].
-        min_learning_rate_ratio: where the schedule ends, as a share of
-            `learning_rate`, in [0, 1].
-        max_grad_norm: longer gradients are scaled down to it; 0 for never.
-        log_every: steps from one line of metrics to the next.
-        validate_every: steps from one validation to the next; 0 for none but
-            the last.
-        sample_every: steps from one sample of text to the next; 0 for none.
-        save_every: steps from one checkpoint to the next, the last step having
-            one too; 0 for none.
-        keep_checkpoints: the newest that are kept, ≥ 2, besides the best.
-        on_bad_step: what a loss or gradient that is not finite does, or a loss
-            that leaps: "stop" raises, "skip" leaves the step out and counts it.
-        max_loss_ratio: a loss so many times the mean of some 50 steps before is
-            a leap; 0 for never.
-        seed: of the order of the data, dropout and samples.
-        device: "auto", "cpu", "cuda", "mps" or any that PyTorch names.
-
-    Raises:
-        ValueError: a field is outside its range.
-    """
-
-    steps: int
-    batch_size: int = 16
-    accumulation_steps: int = 1
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.0
-    min_learning_rate_ratio: float = 0.1
-    max_grad_norm: float = 1.0
-    log_every: int = 10
-    validate_every: int = 0
-    sample_every: int = 0
-    save_every: int = 0
-    keep_checkpoints: int = 2
-    on_bad_step: str = "stop"
-    max_loss_ratio: float = 0.0
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation_steps", "log_every"):
-            check_count(name, getattr(self, name))
-        # should the newest be damaged, there is another
-        check_count("keep_checkpoints", self.keep_checkpoints, minimum=2)
-        for name in ("validate_every", "sample_every", "save_every"):
-            check_count(name, getattr(self, name), minimum=0)
-        check_seed(self.seed)
-        for name in ("learning_rate", "weight_decay", "max_grad_norm", "max_loss_ratio"):
-            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
-        if self.learning_rate == 0:
-            raise ValueError("learning_rate=0 would train nothing")
-        for name in ("beta1", "beta2"):
-            check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
-        for name in ("warmup_ratio", "min_learning_rate_ratio"):
-            check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
-        check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
 
 
 class Trainer:
@@ -230,9 +127,9 @@ class Trainer:
             )
         if isinstance(sample_prompts, str):
             raise TypeError("sample_prompts is one string; give a list of strings")
-        self._check_dataset("training", train_dataset)
+        check_dataset("training", train_dataset, model.config)
         for name, dataset in self._validation_sets().items():
-            self._check_dataset(name, dataset)
+            check_dataset(name, dataset, model.config)
         self.stream = (
             train_dataset
             if isinstance(train_dataset, ExampleStream)
@@ -560,46 +457,6 @@ class Trainer:
         if isinstance(self.validation_dataset, Mapping):
             return self.validation_dataset
         return {"validation": self.validation_dataset}
-
-    def _check_dataset(self, name: str, dataset: ExampleSource | ExampleStream) -> None:
-        context, vocab_size = (
-            self.model.config.max_position_embeddings,
-            self.model.config.vocab_size,
-        )
-        if isinstance(dataset, PackedDocuments):
-            if dataset.block_size > context:
-                raise ValueError(
-                    f"the {name} dataset has blocks of {dataset.block_size} tokens, more than the "
-                    f"model's max_position_embeddings={context}"
-                )
-            if dataset.shards.index.vocab_size > vocab_size:
-                raise ValueError(
-                    f"the {name} dataset is of a vocabulary of {dataset.shards.index.vocab_size}, "
-                    f"the model of {vocab_size}"
-                )
-        if isinstance(dataset, Mixture):
-            for corpus, stream in dataset.streams.items():
-                self._check_dataset(f"{name} {corpus}", stream)
-        if isinstance(dataset, ShuffledStream):
-            self._check_dataset(name, dataset.source)
-        if isinstance(dataset, ExampleStream):
-            return
-        if len(dataset) == 0:
-            raise ValueError(f"the {name} dataset is empty")
-        if not isinstance(dataset, TextDataset):
-            return
-        longest = len(dataset[0]["input_ids"])
-        if longest > context:
-            raise ValueError(
-                f"the {name} dataset has blocks of {longest} tokens, more than the model's "
-                f"max_position_embeddings={context}"
-            )
-        largest = int(dataset.token_ids.max())
-        if largest >= vocab_size:
-            raise ValueError(
-                f"the {name} dataset has token id {largest}, outside the model's vocabulary of "
-                f"{vocab_size}"
-            )
 
     def _validate_and_sample(self) -> None:
         """What is due after this step, the last validation apart."""

@@ -1,0 +1,91 @@
+"""How to train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from llm.core.config import check_choice, check_count, check_number, check_seed
+from llm.training.optimizer import OPTIMIZERS
+from llm.training.scheduler import SCHEDULES
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train.
+
+    Args:
+        steps: optimizer steps.
+        batch_size: examples a forward.
+        accumulation_steps: forwards an optimizer step; the gradient is that of
+            one batch of batch_size · accumulation_steps examples.
+        optimizer: "adamw", "adam" or "sgd".
+        learning_rate: at the top of the schedule, > 0.
+        weight_decay: of matrices, ≥ 0.
+        beta1: decay of the Adams' mean of gradients, in [0, 1).
+        beta2: decay of the Adams' mean of squared gradients, in [0, 1).
+        schedule: "cosine" or "linear", after the warm-up.
+        warmup_ratio: share of the steps in which the learning rate rises, in
+            [0, 1].
+        min_learning_rate_ratio: where the schedule ends, as a share of
+            `learning_rate`, in [0, 1].
+        max_grad_norm: longer gradients are scaled down to it; 0 for never.
+        log_every: steps from one line of metrics to the next.
+        validate_every: steps from one validation to the next; 0 for none but
+            the last.
+        sample_every: steps from one sample of text to the next; 0 for none.
+        save_every: steps from one checkpoint to the next, the last step having
+            one too; 0 for none.
+        keep_checkpoints: the newest that are kept, ≥ 2, besides the best.
+        on_bad_step: what a loss or gradient that is not finite does, or a loss
+            that leaps: "stop" raises, "skip" leaves the step out and counts it.
+        max_loss_ratio: a loss so many times the mean of some 50 steps before is
+            a leap; 0 for never.
+        seed: of the order of the data, dropout and samples.
+        device: "auto", "cpu", "cuda", "mps" or any that PyTorch names.
+
+    Raises:
+        ValueError: a field is outside its range.
+    """
+
+    steps: int
+    batch_size: int = 16
+    accumulation_steps: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    schedule: str = "cosine"
+    warmup_ratio: float = 0.0
+    min_learning_rate_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    log_every: int = 10
+    validate_every: int = 0
+    sample_every: int = 0
+    save_every: int = 0
+    keep_checkpoints: int = 2
+    on_bad_step: str = "stop"
+    max_loss_ratio: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation_steps", "log_every"):
+            check_count(name, getattr(self, name))
+        # should the newest be damaged, there is another
+        check_count("keep_checkpoints", self.keep_checkpoints, minimum=2)
+        for name in ("validate_every", "sample_every", "save_every"):
+            check_count(name, getattr(self, name), minimum=0)
+        check_seed(self.seed)
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "max_loss_ratio"):
+            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
+        if self.learning_rate == 0:
+            raise ValueError("learning_rate=0 would train nothing")
+        for name in ("beta1", "beta2"):
+            check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
+        for name in ("warmup_ratio", "min_learning_rate_ratio"):
+            check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
+        check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
