@@ -9,12 +9,14 @@ goes on where it was.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.shared.configs import check_texts
 from experiments.shared.console import parse_arguments, run_script
 from experiments.shared.data import find_files
+from experiments.shared.hf_data import stream_texts
 from experiments.shared.runs import find_model
 from llm.core.config import check_count
 from llm.data import DocumentSplit, TextFile, TokenShards, write_shards
@@ -24,10 +26,13 @@ SCRIPT = "experiments/llm_only/prepare_data.py"
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareScript:
-    """Encode text into token shards; each file is a document.
+    """Encode text into token shards; each file, or row of a dataset, is a document.
 
     Args:
         data: Files, folders and globs of UTF-8 text.
+        dataset: In place of data, a dataset of the HuggingFace hub by its id, or a
+            .json, .jsonl, .parquet or .csv file; read row by row.
+        text_field: Its column of text.
         tokenizer: A run, or a folder with a tokenizer.json.
         out: Folder to write tokenizer.json, train/ and, if asked for,
             validation/ into.
@@ -38,6 +43,8 @@ class PrepareScript:
     """
 
     data: tuple[str, ...] = ()
+    dataset: str = ""
+    text_field: str = "text"
     tokenizer: str = ""
     out: str = ""
     num_workers: int = 1
@@ -47,6 +54,8 @@ class PrepareScript:
 
     def __post_init__(self) -> None:
         check_texts("data", self.data)
+        if self.data and self.dataset:
+            raise ValueError("--data and --dataset exclude one another")
         check_count("num_workers", self.num_workers)
         check_count("shard_tokens", self.shard_tokens)
 
@@ -55,7 +64,7 @@ def main(arguments: list[str]) -> None:
     """Write the shards, and say what is in them."""
     settings = parse_arguments(PrepareScript, PrepareScript(), arguments, prog=SCRIPT)
     for name in ("data", "tokenizer", "out"):
-        if not getattr(settings, name):
+        if not (getattr(settings, name) or (name == "data" and settings.dataset)):
             raise ValueError(f"--{name} is needed; {SCRIPT} --help lists the options")
     split = DocumentSplit(validation_fraction=settings.validation_fraction, seed=settings.seed)
     from llm.tokenizers import BPETokenizer
@@ -66,10 +75,9 @@ def main(arguments: list[str]) -> None:
     tokenizer = BPETokenizer.load(folder)
     Path(settings.out).mkdir(parents=True, exist_ok=True)
     tokenizer.save(Path(settings.out) / "tokenizer.json")
-    files = [TextFile(path) for path in find_files(settings.data)]
-    sides = {"train": split.train(files)}
+    sides = {"train": split.train(read_documents(settings))}
     if settings.validation_fraction:
-        sides["validation"] = split.validation(files)
+        sides["validation"] = split.validation(read_documents(settings))
     for side, documents in sides.items():
         try:
             shards = write_shards(
@@ -82,6 +90,13 @@ def main(arguments: list[str]) -> None:
         except ValueError as error:
             raise ValueError(f"{side}: {error}") from None
         report(shards)
+
+
+def read_documents(settings: PrepareScript) -> Iterable[TextFile | str]:
+    """The documents, each read when it is its turn."""
+    if settings.dataset:
+        return stream_texts(settings.dataset, settings.text_field)
+    return [TextFile(path) for path in find_files(settings.data)]
 
 
 def report(shards: TokenShards) -> None:

@@ -1,5 +1,6 @@
 """prepare_data.py: text in, shards out, mistakes in one line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +32,23 @@ def test_text_becomes_shards_and_mistakes_one_line(tmp_path):
     assert process.returncode == 0, process.stderr
     sides = [TokenShards(tmp_path / "out" / side) for side in ("train", "validation")]
     assert sum(side.num_documents for side in sides) == 20
-    for wrong in (options[:4], [*options, "--num-workers", "0"], ["--data", "none", *options[2:]]):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"body": f"the cat {i}"}) + "\n" for i in range(7)))
+    from_rows = ["--dataset", rows, *options[2:5], tmp_path / "rows"]
+    process = prepare(*from_rows, "--text-field", "body")
+    assert process.returncode == 0, process.stderr
+    assert TokenShards(tmp_path / "rows" / "train").num_documents == 7
+    for wrong in (
+        from_rows,
+        [*from_rows, "--data", texts],
+        options[:4],
+        [*options, "--num-workers", "0"],
+        ["--data", "none", *options[2:]],
+    ):
         process = prepare(*wrong)
         assert process.returncode != 0
         assert "Traceback" not in process.stderr
-        assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+        # a row is read when the work has begun, and the progress bar is there
+        lines = [line for line in process.stderr.splitlines() if line.strip()]
+        assert all(line.startswith("tokenizing: 0") for line in lines[:-1]), process.stderr
+        assert lines[-1].startswith("error: ")
