@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from hf_proxy import HFTokenizerAdapter
 
+_FILE_KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+
 BUILT_IN_SENTENCES = "sentences in English and Russian (built in)"
 
 
@@ -71,18 +73,28 @@ def encode(
     )
 
 
-def _stream(settings: HFDataSettings) -> list[Document]:
-    import datasets
+def stream_texts(dataset: str, text_field: str) -> Iterator[str]:
+    """Texts of a dataset, row by row, for `llm.data.write_shards`; nothing is kept.
 
-    # one line of ours says it, in place of its own and a traceback
-    logging.getLogger("datasets").setLevel(logging.ERROR)
-    try:
-        rows = datasets.load_dataset(
-            settings.dataset, settings.dataset_config or None, split="train", streaming=True
-        )
-        first = list(islice(rows, settings.max_documents))
-    except Exception as error:
-        raise ValueError(f"--dataset {settings.dataset} cannot be read: {error}") from error
+    Args:
+        dataset: an id of the HuggingFace hub, or a .json, .jsonl, .parquet or
+            .csv file.
+        text_field: its column of text.
+
+    Raises:
+        ValueError: it cannot be read, or a row has no text in that column; says which.
+    """
+    for number, row in enumerate(_rows(dataset)):
+        if not isinstance(row.get(text_field), str):
+            raise ValueError(
+                f"--dataset {dataset}: row {number} has no text in the column {text_field!r}; it "
+                f"has {', '.join(row)}"
+            )
+        yield row[text_field]
+
+
+def _stream(settings: HFDataSettings) -> list[Document]:
+    first = list(islice(_rows(settings.dataset, settings.dataset_config), settings.max_documents))
     if not first or settings.text_field not in first[0]:
         columns = ", ".join(first[0]) if first else "none"
         raise ValueError(
@@ -95,36 +107,16 @@ def _stream(settings: HFDataSettings) -> list[Document]:
     ]
 
 
-FILE_KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-
-
-def stream_texts(dataset: str, text_field: str = "text", *, split: str = "train") -> Iterator[str]:
-    """Texts of a dataset, row by row, for `llm.data.write_shards`; nothing is kept.
-
-    Args:
-        dataset: an id of the HuggingFace hub, or a .json, .jsonl, .parquet or
-            .csv file.
-        text_field: its column of text.
-        split: of a dataset of the hub.
-
-    Raises:
-        ValueError: it cannot be read, or a row has no text in that column; says which.
-    """
+def _rows(dataset: str, config: str = "") -> Iterator[dict[str, Any]]:
     import datasets
 
+    # one line of ours says it, in place of its own and a traceback
     logging.getLogger("datasets").setLevel(logging.ERROR)
-    kind = FILE_KINDS.get(Path(dataset).suffix) if Path(dataset).is_file() else None
+    kind = _FILE_KINDS.get(Path(dataset).suffix) if Path(dataset).is_file() else None
+    name, files = (kind, dataset) if kind else (dataset, None)
     try:
-        if kind:
-            rows = datasets.load_dataset(kind, data_files=dataset, split="train", streaming=True)
-        else:
-            rows = datasets.load_dataset(dataset, split=split, streaming=True)
-        for number, row in enumerate(rows):
-            if not isinstance(row.get(text_field), str):
-                raise ValueError(
-                    f"row {number} has no text in the column {text_field!r}; it has "
-                    f"{', '.join(row)}"
-                )
-            yield row[text_field]
+        yield from datasets.load_dataset(
+            name, config or None, data_files=files, split="train", streaming=True
+        )
     except Exception as error:
-        raise ValueError(f"the dataset {dataset} cannot be read: {error}") from error
+        raise ValueError(f"--dataset {dataset} cannot be read: {error}") from error

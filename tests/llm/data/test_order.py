@@ -92,6 +92,16 @@ def test_impossible_sizes_are_refused(size):
         Permutation(size, (0,))
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_ranks_take_turns_by_whole_batches(num_ranks):
+    ranks = [
+        rank_positions(2, 24, rank=rank, num_ranks=num_ranks, batch_size=4)
+        for rank in range(num_ranks)
+    ]
+    batches = [tuple(each[i : i + 4]) for each in ranks for i in range(0, len(each), 4)]
+    assert sorted(batches) == [tuple(range(start, start + 4)) for start in range(48, 72, 4)]
+
+
 def test_ranks_that_cannot_share_a_step_are_refused():
     with pytest.raises(ValueError, match="examples_per_step=10 is not divisible by num_ranks=4"):
         rank_positions(0, 10, rank=0, num_ranks=4)

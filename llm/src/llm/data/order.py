@@ -95,25 +95,31 @@ class BijectiveOrder:
         return self._permutation(place)
 
 
-def rank_positions(step: int, examples_per_step: int, *, rank: int, num_ranks: int) -> range:
+def rank_positions(
+    step: int, examples_per_step: int, *, rank: int, num_ranks: int, batch_size: int = 1
+) -> list[int]:
     """The positions that a rank reads for a step; the ranks together read each one once.
 
     Args:
         step: optimizer steps done before, ≥ 0.
-        examples_per_step: of all ranks together; divisible by `num_ranks`.
+        examples_per_step: of all ranks together; divisible by `num_ranks · batch_size`.
         rank: in [0, num_ranks).
         num_ranks: processes that train together.
+        batch_size: the ranks take turns, so many positions at a time.
 
     Raises:
         ValueError: the ranks cannot share a step evenly, or there is no such rank.
     """
     check_count("examples_per_step", examples_per_step)
     check_count("num_ranks", num_ranks)
-    if examples_per_step % num_ranks:
+    check_count("batch_size", batch_size)
+    if examples_per_step % (num_ranks * batch_size):
         raise ValueError(
-            f"examples_per_step={examples_per_step} is not divisible by num_ranks={num_ranks}"
+            f"examples_per_step={examples_per_step} is not divisible by num_ranks={num_ranks} "
+            f"times batch_size={batch_size}"
         )
     if not 0 <= rank < num_ranks:
         raise ValueError(f"rank={rank} is outside 0 to {num_ranks - 1}")
     first = step * examples_per_step
-    return range(first + rank, first + examples_per_step, num_ranks)
+    turns = range(first + rank * batch_size, first + examples_per_step, num_ranks * batch_size)
+    return [turn + place for turn in turns for place in range(batch_size)]

@@ -11,7 +11,6 @@ Documents are stored without an end: whoever joins them puts `<eos>` between.
 from __future__ import annotations
 
 import hashlib
-import json
 from array import array
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.core.config import build, check_count
-from llm.core.files import publish, sha256
+from llm.core.files import publish, read_json, sha256
 
 FORMAT = 1
 INDEX_FILE = "index.json"
@@ -132,16 +131,13 @@ def read_index(path: Path) -> ShardIndex:
         ValueError: it is damaged, or of another kind or format.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        content = read_json(path)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} does not exist: {path.parent} is no folder of token shards, or its writing "
-            "was not finished"
+            f"{error}: {path.parent} is no folder of token shards, or its writing was not finished"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
     try:
-        if not isinstance(content, dict) or not isinstance(content.get("shards"), list):
+        if not isinstance(content.get("shards"), list):
             raise ValueError("there is no list of shards in it")
         if not all(isinstance(shard, dict) for shard in content["shards"]):
             raise ValueError("a shard in it is not an object")

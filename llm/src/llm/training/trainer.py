@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from llm.core.base_model import BaseModel, check_range
 from llm.core.device import choose_device
+from llm.data import rank_positions
 from llm.generation import generate_text
 from llm.tokenizers import BaseTokenizer
 from llm.training.checkpoint import (
@@ -519,14 +520,16 @@ class Trainer:
     def _next_batches(self) -> list[Batch]:
         """The batches of the next optimizer step: a function of the seed and the step."""
         size = self.config.batch_size
-        first = self.step * self._examples_per_step
+        positions = rank_positions(
+            self.step,
+            self._examples_per_step,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.world_size,
+            batch_size=size,
+        )
         batches = [
-            collate([self.stream[start + i] for i in range(size)])
-            for start in range(
-                first + size * self.ranks.rank,
-                first + self._examples_per_step,
-                size * self.ranks.world_size,
-            )
+            collate([self.stream[position] for position in positions[start : start + size]])
+            for start in range(0, len(positions), size)
         ]
         for batch in batches:
             # here, on the CPU: on a GPU it would wait for the device
