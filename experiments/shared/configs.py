@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import tyro
 
 from experiments.shared.console import parse_arguments
-from llm.core.config import build, check_choice, check_count, check_number, check_seed
+from llm.core.config import build, check_choice, check_count, check_flag, check_number, check_seed
 from llm.core.files import read_json
 
 if sys.version_info >= (3, 11):
@@ -212,10 +212,7 @@ class HFTrainerSettings(HFTrainingSettings):
             raise ValueError(
                 f"device={self.device!r}: the Trainer takes the first; set CUDA_VISIBLE_DEVICES"
             )
-        if not isinstance(self.gradient_checkpointing, bool):
-            raise ValueError(
-                f"gradient_checkpointing={self.gradient_checkpointing!r} must be true or false"
-            )
+        check_flag("gradient_checkpointing", self.gradient_checkpointing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +222,9 @@ class TrainingSettings:
     Args:
         steps: Optimizer steps.
         batch_size: Examples a forward.
+        max_tokens: A forward takes fewer examples if it would have more tokens; 0
+            for no bound. Where memory runs out it is halved. The examples of an
+            optimizer step stay the same.
         accumulation_steps: Forwards an optimizer step.
         optimizer: Update rule.
         learning_rate: At the top of the schedule.
@@ -245,12 +245,21 @@ class TrainingSettings:
             training, or have the step left out and counted.
         max_loss_ratio: A loss so many times the mean of the last 50 steps leaps;
             0 for never.
+        precision: Of products; weights and optimizer are fp32.
+        tf32: Faster, coarser fp32 products on NVIDIA's GPUs.
+        compile: Run the model through torch.compile, which takes a while at first.
+        gradient_checkpointing: Compute activations twice, to keep fewer.
+        ema_decay: Publish the moving average of the weights that forgets with
+            this factor a step, such as 0.999; 0 for the weights themselves.
+        parallel: What the processes of torchrun share: the examples (ddp), or also
+            weights, gradients and optimizer (fsdp).
         seed: Of the weights, the order of the data, dropout and samples.
         device: "auto" takes CUDA, then MPS, then the CPU.
     """
 
     steps: int
     batch_size: int
+    max_tokens: int
     accumulation_steps: int
     optimizer: Literal["adamw", "adam", "sgd"]
     learning_rate: float
@@ -268,6 +277,12 @@ class TrainingSettings:
     keep_checkpoints: int
     on_bad_step: Literal["stop", "skip"]
     max_loss_ratio: float
+    precision: Literal["fp32", "bf16", "fp16"]
+    tf32: bool
+    compile: bool
+    gradient_checkpointing: bool
+    ema_decay: float
+    parallel: Literal["ddp", "fsdp"]
     seed: int
     device: str
 
@@ -277,12 +292,16 @@ class TrainingSettings:
         check_count("keep_checkpoints", self.keep_checkpoints, minimum=2)
         check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
         check_number("max_loss_ratio", self.max_loss_ratio, low=0, high=math.inf, inclusive=False)
-        for name in ("validate_every", "sample_every", "save_every"):
+        for name in ("validate_every", "sample_every", "save_every", "max_tokens"):
             check_count(name, getattr(self, name), minimum=0)
+        for name in ("tf32", "compile", "gradient_checkpointing"):
+            check_flag(name, getattr(self, name))
+        check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        check_choice("parallel", self.parallel, ("ddp", "fsdp"))
         check_seed(self.seed)
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
             check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "ema_decay"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
         for name in ("warmup_ratio", "min_learning_rate_ratio"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
@@ -324,8 +343,7 @@ class GenerationSettings:
         check_texts("stop", self.stop)
         check_count("max_new_tokens", self.max_new_tokens)
         check_count("top_k", self.top_k, minimum=0)
-        if not isinstance(self.do_sample, bool):
-            raise ValueError(f"do_sample={self.do_sample!r} must be true or false")
+        check_flag("do_sample", self.do_sample)
         # the limits of llm.generation.SamplingConfig
         for name in ("temperature", "repetition_penalty"):
             check_number(name, getattr(self, name), low=1e-6, high=math.inf, inclusive=False)

@@ -274,7 +274,7 @@ def test_a_non_finite_number_stops_before_the_weights_are_touched(
     before = weights(model)
     saved = (tmp_path / "run" / "step-000002" / "model.safetensors").read_bytes()
     if where == "loss":
-        import llm.training.trainer as module
+        import llm.training.step_gradient as module
 
         plain = module.next_token_loss
         monkeypatch.setattr(module, "next_token_loss", lambda *a, **k: plain(*a, **k) * math.nan)

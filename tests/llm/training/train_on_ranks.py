@@ -11,6 +11,7 @@ import sys
 import torch
 
 from llm.models.gpt import GPT2
+from llm.tokenizers import BPETokenizer
 from llm.training import TextDataset, Trainer, TrainingConfig, joined_ranks
 
 
@@ -18,9 +19,11 @@ def make_trainer(folder, *, dropout=0.0, **changes):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     dataset = TextDataset(torch.randint(0, 50, (700,), generator=generator), block_size=16)
+    tokenizer = BPETokenizer()
+    tokenizer.train(["ab"], vocab_size=257, show_progress=False)
     model = GPT2(
         {
-            "vocab_size": 50,
+            "vocab_size": 257,
             "embed_dim": 16,
             "num_heads": 2,
             "num_layers": 2,
@@ -29,12 +32,16 @@ def make_trainer(folder, *, dropout=0.0, **changes):
         }
     )
     settings = {"steps": 50, "batch_size": 2, "log_every": 1, "device": "cpu", "warmup_ratio": 0.2}
-    config = TrainingConfig(**{**settings, "save_every": 20, "validate_every": 10, **changes})
+    settings.update(save_every=20, validate_every=10, sample_every=10)
+    config = TrainingConfig(**{**settings, **changes})
     return Trainer(
         model,
         dataset,
         config,
         validation_dataset=dataset,
+        tokenizer=tokenizer,
+        sample_prompts=["ab"],
+        sample_options={"max_new_tokens": 20},
         run_folder=folder,
         show_progress=False,
     )

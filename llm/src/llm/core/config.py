@@ -31,6 +31,12 @@ def check_seed(seed: object) -> None:
         raise ValueError(f"seed={seed} must be below 2^63")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be true or false")
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise unless `value` is one of the choices."""
     if value not in (choices := list(choices)):
@@ -120,8 +126,7 @@ class ModelConfig:
         check_number(
             "initializer_range", self.initializer_range, low=0, high=float("inf"), inclusive=False
         )
-        if not isinstance(self.tie_embeddings, bool):
-            raise ValueError(f"tie_embeddings={self.tie_embeddings!r} must be true or false")
+        check_flag("tie_embeddings", self.tie_embeddings)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token_id = getattr(self, name)
             if token_id is not None:

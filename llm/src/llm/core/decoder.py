@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llm.core.kv_cache import Cache
 from llm.core.multi_head_attention import AttentionKernel, sdpa_attention
@@ -21,6 +23,10 @@ class Decoder(nn.Module):
         embedding_dropout: probability in [0, 1), after the embeddings.
         blocks: called as `block(x, mask=..., cache=..., kernel=...)`, (B, T, C) -> (B, T, C).
         final_norm: `nn.Identity()` for none.
+
+    With `gradient_checkpointing` set, training keeps each block's input only, and
+    runs the block again in the backward (Chen et al., "Training Deep Nets with
+    Sublinear Memory Cost", arXiv:1604.06174).
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Decoder(nn.Module):
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = final_norm
+        self.gradient_checkpointing = False
 
     def forward(
         self,
@@ -64,7 +71,10 @@ class Decoder(nn.Module):
         x = embeddings + self.position_embeddings(position_ids).to(embeddings.device)
         x = self.embedding_dropout(x)
         for block in self.blocks:
-            x = block(x, mask=mask, cache=cache, kernel=kernel)
+            run: Callable[..., Tensor] = block
+            if self.gradient_checkpointing and self.training:
+                run = partial(checkpoint, block, use_reentrant=False)
+            x = run(x, mask=mask, cache=cache, kernel=kernel)
         return cast(Tensor, self.final_norm(x))
 
 

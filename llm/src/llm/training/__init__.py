@@ -12,6 +12,7 @@ from llm.training.errors import (
     BadStepError,
     LossSpikeError,
     NonFiniteLossError,
+    OutOfMemoryError,
     TrainingStoppedError,
 )
 from llm.training.loss import count_targets, next_token_loss
@@ -32,6 +33,7 @@ __all__ = [
     "LossSpikeError",
     "Mixture",
     "NonFiniteLossError",
+    "OutOfMemoryError",
     "PackedDocuments",
     "Ranks",
     "ResumeMismatchError",

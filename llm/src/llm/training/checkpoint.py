@@ -23,13 +23,20 @@ from torch.optim import Optimizer
 
 from llm.core.base_model import BaseModel
 from llm.core.files import read_json, sha256, sync, write_json
+from llm.core.model_folder import write_model_folder
 from llm.tokenizers import BaseTokenizer
+from llm.training.average import WeightAverage
+from llm.training.parallel import is_sharded, set_weights, share_like, whole, whole_weights
 from llm.training.random_state import check_random_state
+from llm.training.ranks import Ranks
 from llm.training.trainer_state import TrainerState
 
 MANIFEST_FILE = "MANIFEST.json"
 MANIFEST_FORMAT = 1
 OPTIMIZER_FILE = "optimizer.safetensors"
+# the shares of ranks, in place of the file
+OPTIMIZER_FOLDER = "optimizer"
+AVERAGE_FOLDER = "ema"
 STATE_FILE = "trainer_state.json"
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 # A checkpoint that is not to be gone on from, but not to be lost either.
@@ -39,9 +46,15 @@ UNFINISHED_FOLDER = re.compile(r"\..+\.(tmp|old)")
 
 
 def save_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) -> None:
-    """Write a model folder, whole, in the place of the one there may be."""
-    with _published(folder, replace=True) as temporary:
-        _write_model(temporary, model, tokenizer)
+    """Write a model folder, whole, in the place of the one there may be.
+
+    All ranks call this; the main one writes.
+    """
+    is_main = Ranks.current().is_main
+    weights = whole_weights(model, keep=is_main)
+    if is_main:
+        with _published(folder, replace=True) as temporary:
+            _write_model(temporary, model, weights, tokenizer)
 
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:
@@ -56,8 +69,12 @@ def save_checkpoint(
     tokenizer: BaseTokenizer | None,
     optimizer: Optimizer,
     state: TrainerState,
+    average: WeightAverage | None = None,
 ) -> Path:
-    """Write `step-…/` into the run folder; it is durable when this returns.
+    """Write `step-…/` into the run folder; it is durable when this returns on the main rank.
+
+    All ranks call this; the main one writes. Of a sharded model each rank writes its
+    share of the optimizer's state.
 
     Args:
         run_folder: of the run.
@@ -65,19 +82,35 @@ def save_checkpoint(
         tokenizer: the run's, or None.
         optimizer: whose state to keep, by parameter name.
         state: everything else that training needs.
+        average: of the weights, if there is one: a model folder of its own, `ema/`.
 
     Raises:
         FileExistsError: there is a checkpoint of this step already.
     """
     folder = checkpoint_folder(run_folder, state.step)
+    is_main = Ranks.current().is_main
+    weights = whole_weights(model, keep=is_main)
+    tensors = _optimizer_tensors(model, optimizer)
+    if average is not None:
+        with average.in_place(model):
+            averaged = {k: v.clone() for k, v in whole_weights(model, keep=is_main).items()}
+    if not is_main:
+        if is_sharded(model):
+            _save_shards(_temporary(folder) / OPTIMIZER_FOLDER, tensors)
+        return folder
     with _published(folder) as temporary:
-        _write_model(temporary, model, tokenizer)
-        save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
+        _write_model(temporary, model, weights, tokenizer)
+        if average is not None:
+            _write_model(temporary / AVERAGE_FOLDER, model, averaged, tokenizer)
+        if is_sharded(model):
+            _save_shards(temporary / OPTIMIZER_FOLDER, tensors)
+        else:
+            save_file(tensors, temporary / OPTIMIZER_FILE)
         kind = type(optimizer).__name__
         write_json(temporary / STATE_FILE, {"optimizer": kind, **state.to_json()})
         files = {
-            path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(temporary.iterdir())
+            name: {"size": path.stat().st_size, "sha256": sha256(path)}
+            for name, path in _files(temporary).items()
         }
         manifest = {"format": MANIFEST_FORMAT, "step": state.step, "files": files}
         write_json(temporary / MANIFEST_FILE, manifest)
@@ -103,7 +136,7 @@ def verify_checkpoint(folder: Path) -> None:
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise ValueError(f"{folder / MANIFEST_FILE} lists no files")
-    there = {path.name for path in folder.iterdir()} - {MANIFEST_FILE}
+    there = _files(folder).keys() - {MANIFEST_FILE}
     for name in sorted(set(files) - there):
         raise ValueError(f"{folder / name} is missing")
     for name in sorted(there - set(files)):
@@ -116,8 +149,13 @@ def verify_checkpoint(folder: Path) -> None:
             raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}")
 
 
-def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> TrainerState:
+def load_checkpoint(
+    folder: Path, model: BaseModel, optimizer: Optimizer, average: WeightAverage | None = None
+) -> TrainerState:
     """Put a verified checkpoint's weights and optimizer state into these objects.
+
+    An average begins with the weights where the checkpoint has none. A model may be
+    sharded among other ranks than those that wrote the checkpoint, or not at all.
 
     Returns:
         The trainer's state.
@@ -138,18 +176,28 @@ def load_checkpoint(folder: Path, model: BaseModel, optimizer: Optimizer) -> Tra
         check_random_state(state.random)
     except ValueError as error:
         raise ValueError(f"{folder / STATE_FILE}: {error}") from None
-    saved = type(model).from_pretrained(folder)
-    # as they are on disk: a field left open and one spelt out are the same model
-    written = model.hf_format.config_to_hf
-    if written(saved.config) != written(model.config):
-        raise ValueError(f"{folder} holds a model of another configuration")
+    weights = _read_weights(folder, model)
+    if average is not None and (folder / AVERAGE_FOLDER).is_dir():
+        averaged = _read_weights(folder / AVERAGE_FOLDER, model)
+    else:
+        averaged = weights
+    source = folder / OPTIMIZER_FOLDER
     try:
-        tensors = load_file(folder / OPTIMIZER_FILE)
+        if source.is_dir():
+            # a second's import, of which few runs have need
+            from llm.training.sharded_tensors import load_shards
+
+            tensors = load_shards(source, lambda key: _parameter_of(key, model))
+        else:
+            source = folder / OPTIMIZER_FILE
+            tensors = load_file(source)
         optimizer_state = _optimizer_state(model, optimizer, tensors)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{folder / OPTIMIZER_FILE} cannot be read: {error}") from None
-    model.load_state_dict(saved.state_dict())
+        raise ValueError(f"{source} cannot be read: {error}") from None
+    set_weights(model, weights)
     optimizer.load_state_dict(optimizer_state)
+    if average is not None:
+        average.load(averaged)
     return state
 
 
@@ -185,14 +233,13 @@ def _published(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `folder`, which becomes it if the block succeeds."""
     if folder.exists() and not replace:
         raise FileExistsError(f"{folder} is there already")
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = _temporary(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for path in temporary.iterdir():
+        for path in (*temporary.rglob("*"), temporary):
             sync(path)
-        sync(temporary)
         if folder.exists():
             _delete(folder)
         os.rename(temporary, folder)
@@ -210,10 +257,45 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _write_model(folder: Path, model: BaseModel, tokenizer: BaseTokenizer | None) -> None:
-    model.save_pretrained(folder)
+def _temporary(folder: Path) -> Path:
+    """What `folder` is called while it is written."""
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file below a folder, by its place there."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if not path.is_dir() or path.is_symlink()
+    }
+
+
+def _write_model(
+    folder: Path,
+    model: BaseModel,
+    weights: Mapping[str, Tensor],
+    tokenizer: BaseTokenizer | None,
+) -> None:
+    write_model_folder(folder, model.hf_format, model.config, weights)
     if tokenizer is not None:
         tokenizer.save(folder)
+
+
+def _read_weights(folder: Path, model: BaseModel) -> Mapping[str, Tensor]:
+    """The weights of a model folder, which must be of this model."""
+    saved = type(model).from_pretrained(folder)
+    # as they are on disk: a field left open and one spelt out are the same model
+    written = model.hf_format.config_to_hf
+    if written(saved.config) != written(model.config):
+        raise ValueError(f"{folder} holds a model of another configuration")
+    return saved.state_dict()
+
+
+def _save_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    from llm.training.sharded_tensors import save_shards
+
+    save_shards(folder, tensors)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -223,6 +305,15 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
         for name, parameter in model.named_parameters()
         for field, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _parameter_of(key: str, model: nn.Module) -> Tensor:
+    """The parameter that a tensor of `_optimizer_tensors` belongs to."""
+    name = key.partition(".")[2]
+    parameter = dict(model.named_parameters()).get(name)
+    if parameter is None:
+        raise ValueError(f"the model has no parameter {name!r}")
+    return parameter
 
 
 def _optimizer_state(
@@ -242,16 +333,18 @@ def _optimizer_state(
     # before the first step there is no state
     if states and states.keys() != set(order):
         raise ValueError("the optimizer's state is of other parameters than it has now")
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    parameters = dict(model.named_parameters())
     for name, fields in states.items():
         for field, tensor in fields.items():
             # beside what is kept for each weight there are single numbers, such as the step
-            if tensor.shape not in (shapes[name], torch.Size([])) or not tensor.is_floating_point():
+            shape = parameters[name].shape
+            if tensor.shape not in (shape, torch.Size([])) or not tensor.is_floating_point():
                 raise ValueError(
                     f"{field}.{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, for a "
-                    f"parameter of shape {tuple(shapes[name])}"
+                    f"parameter of shape {tuple(shape)}"
                 )
-            if not bool(torch.isfinite(tensor).all()):
+            if not bool(whole(torch.isfinite(tensor).all())):
                 raise ValueError(f"{field}.{name} holds a number that is not finite")
+            fields[field] = share_like(tensor, parameters[name]) if tensor.dim() else tensor
     index = {i: states[name] for i, name in enumerate(order) if name in states}
     return {**optimizer.state_dict(), "state": index}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llm.core.config import check_choice, check_count, check_number, check_seed
+from llm.core.config import check_choice, check_count, check_flag, check_number, check_seed
 from llm.training.optimizer import OPTIMIZERS
+from llm.training.precision import PRECISIONS
 from llm.training.scheduler import SCHEDULES
 
 
@@ -17,6 +18,9 @@ class TrainingConfig:
     Args:
         steps: optimizer steps.
         batch_size: examples a forward.
+        max_tokens: a forward takes fewer examples if it would have more tokens,
+            padding included; 0 for no bound. Where memory runs out the trainer
+            halves it. The examples of an optimizer step stay the same.
         accumulation_steps: forwards an optimizer step; the gradient is that of
             one batch of batch_size · accumulation_steps examples.
         optimizer: "adamw", "adam" or "sgd".
@@ -41,6 +45,17 @@ class TrainingConfig:
             that leaps: "stop" raises, "skip" leaves the step out and counts it.
         max_loss_ratio: a loss so many times the mean of some 50 steps before is
             a leap; 0 for never.
+        precision: of the products in forward, backward and validation: "fp32",
+            "bf16" or "fp16". Weights and optimizer are float32.
+        tf32: on NVIDIA's GPUs, let float32 products round their factors to 10
+            bits.
+        compile: run the model through `torch.compile`.
+        gradient_checkpointing: keep the input of each block only, and compute
+            the rest a second time in the backward.
+        ema_decay: in [0, 1); validate, sample and publish the moving average of
+            the weights that forgets with this factor a step; 0 for the weights.
+        parallel: what several processes share: "ddp" the examples, "fsdp" also
+            weights, gradients and optimizer.
         seed: of the order of the data, dropout and samples.
         device: "auto", "cpu", "cuda", "mps" or any that PyTorch names.
 
@@ -50,6 +65,7 @@ class TrainingConfig:
 
     steps: int
     batch_size: int = 16
+    max_tokens: int = 0
     accumulation_steps: int = 1
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
@@ -67,6 +83,12 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     on_bad_step: str = "stop"
     max_loss_ratio: float = 0.0
+    precision: str = "fp32"
+    tf32: bool = False
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    ema_decay: float = 0.0
+    parallel: str = "ddp"
     seed: int = 0
     device: str = "auto"
 
@@ -75,17 +97,21 @@ class TrainingConfig:
             check_count(name, getattr(self, name))
         # should the newest be damaged, there is another
         check_count("keep_checkpoints", self.keep_checkpoints, minimum=2)
-        for name in ("validate_every", "sample_every", "save_every"):
+        for name in ("validate_every", "sample_every", "save_every", "max_tokens"):
             check_count(name, getattr(self, name), minimum=0)
         check_seed(self.seed)
         for name in ("learning_rate", "weight_decay", "max_grad_norm", "max_loss_ratio"):
             check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
         if self.learning_rate == 0:
             raise ValueError("learning_rate=0 would train nothing")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "ema_decay"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
         for name in ("warmup_ratio", "min_learning_rate_ratio"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
+        for name in ("tf32", "compile", "gradient_checkpointing"):
+            check_flag(name, getattr(self, name))
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("parallel", self.parallel, ("ddp", "fsdp"))
         check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)

@@ -17,6 +17,10 @@ class LossSpikeError(BadStepError):
     """The loss has leapt."""
 
 
+class OutOfMemoryError(RuntimeError):
+    """A step does not fit into memory, and no smaller forward is possible."""
+
+
 class TrainingStoppedError(RuntimeError):
     """A signal asked training to stop; it did so after a whole step.
 

@@ -21,18 +21,20 @@ def count_targets(labels: Tensor) -> int:
 
 
 def next_token_loss(
-    hidden_states: Tensor, lm_head: Tensor, labels: Tensor, *, num_targets: int = 1
+    hidden_states: Tensor, lm_head: Tensor, labels: Tensor, *, num_targets: float = 1
 ) -> Tensor:
     """Sum over the targets of -log p(label), in nats, divided by `num_targets`.
 
-    The shift happens here, once: position t predicts label t + 1.
+    The shift happens here, once: position t predicts label t + 1. Under autocast the
+    products are in its precision, and the gradient of `lm_head` is summed in float32.
 
     Args:
         hidden_states: (B, T, C).
         lm_head: weight of the output projection, (V, C).
         labels: int64 (B, T), unshifted; -100 is not predicted.
         num_targets: those of the whole optimizer step, not of this batch alone,
-            so that accumulation does not change the gradient; 1 for the sum.
+            so that accumulation does not change the gradient; 1 for the sum. In
+            half precision, divided by the scale of the loss.
 
     Returns:
         Scalar, float32.
@@ -53,8 +55,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, num_targets: int
+        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, num_targets: float
     ) -> Tensor:
+        dtypes, device = (rows.dtype, weight.dtype), rows.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            rows, weight = rows.to(dtype), weight.to(dtype)
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = None
@@ -81,7 +87,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             elif grad_weight is not None:
                 grad_weight += grad.t() @ rows[chunk]
         ctx.save_for_backward(
-            grad_rows, None if grad_weight is None else grad_weight.to(weight.dtype)
+            None if grad_rows is None else grad_rows.to(dtypes[0]),
+            None if grad_weight is None else grad_weight.to(dtypes[1]),
         )
         return total / num_targets
 
@@ -91,10 +98,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         (scale,) = grad_outputs
-        grad_rows, grad_weight = ctx.saved_tensors
-        return (
-            None if grad_rows is None else grad_rows * scale.to(grad_rows.dtype),
-            None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
-            None,
-            None,
+        grad_rows, grad_weight = (
+            None if grad is None else grad * scale.to(grad.dtype) for grad in ctx.saved_tensors
         )
+        return grad_rows, grad_weight, None, None

@@ -12,16 +12,31 @@ from torch import Tensor
 from llm.training.ranks import Ranks
 
 
-def random_state(device: torch.device, ranks: Ranks) -> dict[str, str]:
-    """The states of the CPU's generator and of the device's, of every rank."""
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of the CPU's generator and of the device's, in this process."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     if device.type == "mps":
         states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put the generators of this process back; one whose state is missing is left alone."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    if device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+def random_state(device: torch.device, ranks: Ranks) -> dict[str, str]:
+    """The generators' states on every rank."""
     encoded = {
         _name(name, ranks.rank): base64.b64encode(state.numpy().tobytes()).decode()
-        for name, state in states.items()
+        for name, state in generator_states(device).items()
     }
     return {name: state for of_rank in ranks.gather(encoded) for name, state in of_rank.items()}
 
@@ -50,13 +65,9 @@ def restore_random_state(states: Mapping[str, Any], device: torch.device, ranks:
     if _name("cpu", ranks.rank) not in decoded:
         seed_rank(int(torch.randint(2**62, ())), ranks)
         return
-    torch.set_rng_state(decoded[_name("cpu", ranks.rank)])
     # a checkpoint of another kind of device has no state of this one
-    state = decoded.get(_name(device.type, ranks.rank))
-    if device.type == "cuda" and state is not None:
-        torch.cuda.set_rng_state(state, device)
-    if device.type == "mps" and state is not None:
-        torch.mps.set_rng_state(state)
+    own = {kind: decoded.get(_name(kind, ranks.rank)) for kind in ("cpu", device.type)}
+    set_generator_states({kind: state for kind, state in own.items() if state is not None}, device)
 
 
 def seed_rank(seed: int, ranks: Ranks) -> None:

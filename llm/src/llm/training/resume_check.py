@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 from llm.core.config import check_count
+from llm.training.random_state import random_state
 from llm.training.run_folder import METRICS_FILE
 from llm.training.trainer import Trainer
 
 # What depends on the clock.
 _TIMED_METRICS = ("tokens_per_second",)
 _TIMED_STATE = ("seconds", "metrics_bytes")
+# What is written into the state when a checkpoint is saved.
+_SAVED_STATE = ("random",)
 
 
 class ResumeMismatchError(AssertionError):
@@ -71,7 +74,11 @@ def _outcome(trainer: Trainer) -> dict[str, Any]:
     return {
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
-        "state of the trainer": _without(dataclasses.asdict(trainer.state), _TIMED_STATE),
+        "state of the trainer": _without(
+            dataclasses.asdict(trainer.state), _TIMED_STATE + _SAVED_STATE
+        ),
+        "state of a random generator": random_state(trainer.device, trainer.ranks),
+        "average of the weights": None if trainer.average is None else trainer.average.weights,
         "metrics": [_without(json.loads(line), _TIMED_METRICS) for line in lines],
     }
 

@@ -19,6 +19,10 @@ _FREE = {
     # what counts is their product, with the number of ranks: the examples of a step
     "training.batch_size",
     "training.accumulation_steps",
+    "training.max_tokens",
+    # the same numbers, computed elsewhere or twice
+    "training.gradient_checkpointing",
+    "training.parallel",
 }
 _COMPARED = ("model", "training", "fingerprints")
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from llm.core.base_model import BaseModel, check_range
@@ -24,6 +22,7 @@ from llm.core.device import choose_device
 from llm.data import rank_positions
 from llm.generation import generate_text
 from llm.tokenizers import BaseTokenizer
+from llm.training.average import WeightAverage
 from llm.training.checkpoint import (
     checkpoint_folder,
     list_checkpoints,
@@ -42,14 +41,16 @@ from llm.training.errors import (
     NonFiniteLossError,
     TrainingStoppedError,
 )
-from llm.training.loss import count_targets, next_token_loss
+from llm.training.loss import count_targets
 from llm.training.optimizer import get_optimizer
-from llm.training.packing import attention_inputs
+from llm.training.parallel import is_sharded, reshard, whole
+from llm.training.precision import autocast, next_loss_scale
 from llm.training.random_state import random_state, restore_random_state, seed_rank
 from llm.training.ranks import Ranks, device_of_rank
 from llm.training.run_folder import FINAL_FOLDER, RunFolder
 from llm.training.run_settings import check_settings
 from llm.training.scheduler import SCHEDULES, move_schedule
+from llm.training.step_gradient import StepGradient
 from llm.training.stop_signals import StopSignals
 from llm.training.stream import ExampleStream, ShuffledStream
 from llm.training.trainer_state import TrainerState
@@ -136,6 +137,9 @@ class Trainer:
             if isinstance(train_dataset, ExampleStream)
             else ShuffledStream(train_dataset, config.seed)
         )
+        # before the optimizer, which is to see the parameters as they are shared
+        self.gradient = StepGradient(self.model, config, self.device)
+        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.optimizer = get_optimizer(
             self.model,
             config.optimizer,
@@ -157,13 +161,6 @@ class Trainer:
         self._is_run_open = False
         self._signals: StopSignals | None = None
         self._changes: dict[str, Any] = {}
-        self._loss_of_batch = _LossOfBatch(self.model)
-        self._replicated: DistributedDataParallel | None = None
-        if self.ranks.world_size > 1:
-            self._replicated = DistributedDataParallel(
-                self._loss_of_batch,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-            )
         self._clock = time.perf_counter()
         if self.run is not None:
             # before a long run, not after it: can the model be saved at all?
@@ -215,6 +212,9 @@ class Trainer:
         if self.step == 0:
             seed_rank(config.seed, self.ranks)
         self.model.train()
+        if config.compile and self.step < end:
+            seconds = self.gradient.compile_seconds(self._next_batches()[0])
+            logger.info("compiled the model in %.0f s", seconds)
         speed = _Speed()
         bar = tqdm(
             total=config.steps, initial=self.step, unit="step", disable=not self.show_progress
@@ -242,8 +242,9 @@ class Trainer:
         if self.step < config.steps:
             self._save_if_new()
             return None
-        if self.run is not None and self.ranks.is_main:
-            save_model(self.run.path / FINAL_FOLDER, self.model, self.tokenizer)
+        if self.run is not None:
+            with self._published_weights():
+                save_model(self.run.path / FINAL_FOLDER, self.model, self.tokenizer)
         try:
             return None if self.validation_dataset is None else self.validate()
         except _StopAskedError:
@@ -261,56 +262,60 @@ class Trainer:
         num_targets = int(self.ranks.sum(own_targets)[0])
         if num_targets == 0:
             raise ValueError(f"step {self.step + 1}: every label of its examples is ignored")
-        total_loss = torch.zeros((), device=self.device)
-        for batch in batches:
-            # gradients go from rank to rank with those of the last batch
-            last = batch is batches[-1]
-            with nullcontext() if last or not self._replicated else self._replicated.no_sync():
-                # of the whole step's targets, so that accumulation changes nothing
-                loss = (self._replicated or self._loss_of_batch)(
-                    batch["input_ids"].to(self.device, non_blocking=True),
-                    batch["labels"].to(self.device, non_blocking=True),
-                    num_targets,
-                    **attention_inputs(batch, self.device),
-                )
-                # DDP takes the mean over the ranks, where this is to be a sum
-                (loss * self.ranks.world_size).backward()
-            total_loss += loss.detach()
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.config.max_grad_norm or math.inf
-        )
-        loss_value, norm_value = self.ranks.sum(total_loss.item())[0], grad_norm.item()
-        bad = self._find_bad(loss_value, norm_value)
-        if bad is not None and self.config.on_bad_step == "stop":
+        scale = self.state.loss_scale if self.config.precision == "fp16" else 1.0
+        own_loss = self.gradient(batches, num_targets=num_targets, loss_scale=scale)
+        self.state.max_tokens = self.gradient.max_tokens
+        loss, grad_norm = self.ranks.sum(own_loss.item())[0], self._clip(scale)
+        bad = self._find_bad(loss, grad_norm)
+        # of the scale, and not of the model
+        overflow = math.isfinite(loss) and not math.isfinite(grad_norm) and scale > 1
+        if bad is not None and self.config.on_bad_step == "stop" and not overflow:
             raise bad
         self.state.step += 1
         if bad is None:
             self.optimizer.step()
-            self.state.tokens += num_targets
-            self.state.window_loss += loss_value * num_targets
-            self.state.window_targets += num_targets
-            self.state.add_to_mean_loss(loss_value, over=_MEAN_STEPS)
+            self.state.add_step(loss, num_targets, mean_over=_MEAN_STEPS)
+            if self.average is not None:
+                self.average.update(self.model, self.state.good_steps)
         else:
             self.state.skipped_steps += 1
-            logger.warning("%s: skipped", bad)
+            if not overflow:
+                logger.warning("%s: skipped", bad)
+        if self.config.precision == "fp16":
+            self.state.loss_scale, self.state.steps_at_loss_scale = next_loss_scale(
+                scale, self.state.steps_at_loss_scale, overflow=overflow
+            )
         move_schedule(self.schedule, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        return loss_value, norm_value, num_targets
+        return loss, grad_norm, num_targets
+
+    def _clip(self, loss_scale: float) -> float:
+        """Scale the gradient back, and down to `max_grad_norm`; its norm before that."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if loss_scale != 1:
+            torch._foreach_mul_(gradients, 1 / loss_scale)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.config.max_grad_norm or math.inf
+        )
+        return whole(norm).item()
 
     def validate(self) -> ValidationResult:
         """The loss on the validation dataset now; a checkpoint of this step may be the best.
+
+        Of the averaged weights, if there are any, and in the precision of training.
 
         Returns:
             That of the first, if there are several.
         """
         if self.validation_dataset is None:
             raise ValueError("the trainer has no validation_dataset")
-        results = validate_each(
-            self.model,
-            self._validation_sets(),
-            batch_size=self.config.batch_size,
-            before_batch=self._check_signals,
-        )
+        with self._published_weights(), autocast(self.config.precision, self.device):
+            results = validate_each(
+                self.model,
+                self._validation_sets(),
+                batch_size=self.config.batch_size,
+                before_batch=self._check_signals,
+            )
         result = next(iter(results.values()))
         metrics: dict[str, Any] = {"validation_loss": result.loss}
         if len(results) > 1:
@@ -326,15 +331,20 @@ class Trainer:
         """A continuation of each sample prompt now; training's randomness is left alone."""
         if self.tokenizer is None:
             raise ValueError("the trainer has no tokenizer to write samples with")
+        with self._published_weights():
+            return self._sample(self.tokenizer)
+
+    def _sample(self, tokenizer: BaseTokenizer) -> list[str]:
         texts = []
         for prompt in self.sample_prompts:
             self._check_signals()
-            if not self.ranks.is_main:
+            # all that have a share of the model run it
+            if not self.ranks.is_main and not is_sharded(self.model):
                 continue
             generator = torch.Generator(self.device).manual_seed(self.config.seed)
             text = generate_text(
                 self.model,
-                self.tokenizer,
+                tokenizer,
                 prompt,
                 generator=generator,
                 **self.sample_options,
@@ -359,15 +369,18 @@ class Trainer:
         self._clock = now
         with self._writing():
             self.state.random = random_state(self.device, self.ranks)
+            self.state.max_tokens = self.gradient.agree()
             if self.ranks.is_main:
                 self.state.metrics_bytes = self.run.flush_metrics()
-                saved = save_checkpoint(
-                    self.run.path,
-                    model=self.model,
-                    tokenizer=self.tokenizer,
-                    optimizer=self.optimizer,
-                    state=self.state,
-                )
+            saved = save_checkpoint(
+                self.run.path,
+                model=self.model,
+                tokenizer=self.tokenizer,
+                optimizer=self.optimizer,
+                state=self.state,
+                average=self.average,
+            )
+            if self.ranks.is_main:
                 logger.info("saved checkpoint %s", saved)
                 prune_checkpoints(
                     self.run.path, keep=self.config.keep_checkpoints, best_step=self.state.best_step
@@ -423,7 +436,8 @@ class Trainer:
             FileNotFoundError, ValueError: it is damaged or of another model.
         """
         folder = Path(folder)
-        self.state = load_checkpoint(folder, self.model, self.optimizer)
+        self.state = load_checkpoint(folder, self.model, self.optimizer, self.average)
+        self.gradient.lower_max_tokens(self.state.max_tokens)
         move_schedule(self.schedule, self.step)
         restore_random_state(self.state.random, self.device, self.ranks)
         self.last_checkpoint, self.last_checkpoint_step = folder, self.step
@@ -473,6 +487,13 @@ class Trainer:
             if run is not None:
                 run.cut_metrics(metrics_bytes)
             self._stop()
+
+    @contextmanager
+    def _published_weights(self) -> Iterator[None]:
+        """Where the model has the weights that are validated, sampled and published."""
+        with nullcontext() if self.average is None else self.average.in_place(self.model):
+            yield
+            reshard(self.model)
 
     def _is_stop_asked(self) -> bool:
         # asked of all ranks at the same place; outside of `train` nobody asks
@@ -614,22 +635,6 @@ class Trainer:
             "fingerprints": fingerprints,
             **self.run_info,
         }
-
-
-class _LossOfBatch(nn.Module):
-    """What DDP has to see: the forward from which the gradients come."""
-
-    def __init__(self, model: BaseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: Tensor, labels: Tensor, num_targets: int, **attention: Any
-    ) -> Tensor:
-        hidden_states = self.model.hidden_states(input_ids, **attention)
-        return next_token_loss(
-            hidden_states, self.model.lm_head.weight, labels, num_targets=num_targets
-        )
 
 
 class _Speed:

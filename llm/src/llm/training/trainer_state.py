@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm.core.config import build, check_count, check_number
+from llm.training.precision import FIRST_LOSS_SCALE
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,9 @@ class TrainerState:
         window_loss: sum of the losses since the last line of metrics, in nats.
         window_targets: tokens predicted since then.
         mean_loss: of the steps before, the newer ones weighing more.
+        loss_scale: of half precision, ≥ 1.
+        steps_at_loss_scale: since it last changed.
+        max_tokens: the most of a forward; 0 for no bound.
         metrics_bytes: length of the metrics file.
         random: states of the random generators, by device.
 
@@ -43,14 +47,19 @@ class TrainerState:
     window_loss: float = 0.0
     window_targets: int = 0
     mean_loss: float = 0.0
+    loss_scale: float = FIRST_LOSS_SCALE
+    steps_at_loss_scale: int = 0
+    max_tokens: int = 0
     metrics_bytes: int = 0
     random: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("step", "tokens", "skipped_steps", "window_targets", "metrics_bytes"):
+        counts = ("step", "tokens", "skipped_steps", "window_targets", "steps_at_loss_scale")
+        for name in (*counts, "max_tokens", "metrics_bytes"):
             check_count(name, getattr(self, name), minimum=0)
             check_number(name, getattr(self, name), low=0, high=2**63, inclusive=False)
         check_number("seconds", self.seconds, low=0, high=math.inf, inclusive=False)
+        check_number("loss_scale", self.loss_scale, low=1, high=2**64, inclusive=True)
         # of a gain as well: rounding may bring a loss of nothing below zero
         for name in ("window_loss", "mean_loss"):
             check_number(name, getattr(self, name), low=-1e300, high=math.inf, inclusive=False)
@@ -62,10 +71,23 @@ class TrainerState:
         ):
             raise ValueError("random has to map devices to text")
 
-    def add_to_mean_loss(self, loss: float, *, over: int) -> None:
-        """Count the loss of one more step: the mean of all, then about that of the last `over`."""
-        num_steps = self.step - self.skipped_steps
-        self.mean_loss += (loss - self.mean_loss) / min(num_steps, over)
+    @property
+    def good_steps(self) -> int:
+        """Those that were not skipped."""
+        return self.step - self.skipped_steps
+
+    def add_step(self, loss: float, num_targets: int, *, mean_over: int) -> None:
+        """Count the step that was just taken.
+
+        Args:
+            loss: in nats a token.
+            num_targets: tokens predicted.
+            mean_over: `mean_loss` is of all steps at first, then of about so many.
+        """
+        self.tokens += num_targets
+        self.window_loss += loss * num_targets
+        self.window_targets += num_targets
+        self.mean_loss += (loss - self.mean_loss) / min(self.good_steps, mean_over)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON, which knows no infinity."""
