@@ -19,8 +19,8 @@ from llm.training.trainer import Trainer
 # What depends on the clock.
 _TIMED_METRICS = ("tokens_per_second",)
 _TIMED_STATE = ("seconds", "metrics_bytes")
-# What is written into the state when a checkpoint is saved.
-_SAVED_STATE = ("random",)
+# What depends on which checkpoints there are: more, where a run was stopped.
+_SAVED_STATE = ("random", "best_loss", "best_step")
 
 
 class ResumeMismatchError(AssertionError):

@@ -89,18 +89,31 @@ class StepGradient:
                 torch.cuda.empty_cache()
 
     def compile_seconds(self, batch: Batch) -> float:
-        """Have the model compiled for batches like this one; seconds that it took."""
+        """Have the model compiled for batches like this one; seconds that it took.
+
+        Raises:
+            ValueError: it cannot be compiled on this machine.
+        """
+        from torch._dynamo.exc import TorchDynamoException
+
         before = generator_states(self.device)
         seconds = []
         for _ in range(2):
             started = time.perf_counter()
-            self([batch], num_targets=1)
+            try:
+                self([batch], num_targets=1)
+            except TorchDynamoException as error:
+                raise ValueError(
+                    f"the model cannot be compiled here: {str(error).splitlines()[0]}; train "
+                    "without compile"
+                ) from error
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds.append(time.perf_counter() - started)
         self._model.zero_grad(set_to_none=True)
         set_generator_states(before, self.device)
-        return seconds[0] - seconds[1]
+        # without the work that every step has
+        return max(0.0, seconds[0] - seconds[1])
 
     def lower_max_tokens(self, max_tokens: int) -> None:
         """Let a forward have no more than so many tokens; 0 says nothing."""

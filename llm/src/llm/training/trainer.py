@@ -197,6 +197,8 @@ class Trainer:
                 checkpoint written. A second signal does what it does elsewhere.
             FileExistsError: the folder holds a run that was not resumed.
             RunInUseError: another process writes into it.
+            OutOfMemoryError: a step does not fit, in however small forwards.
+            ValueError: the model cannot be compiled.
             OSError: the run cannot be written; the checkpoints are whole.
         """
         with self._writing(), StopSignals() as self._signals:
