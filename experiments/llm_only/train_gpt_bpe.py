@@ -142,7 +142,9 @@ def train(
         else:
             print(f"On the validation shards: {validation.loss:.3f} nats a token")
         print()
-        trainer.sample()
+    # by all processes, which may share the model; the main one writes
+    trainer.sample()
+    if is_main_process():
         plot_losses(run_folder)
         what_next(run_folder)
 

@@ -21,6 +21,7 @@ SMALL = [
     *("--max-position-embeddings", "32", "--batch-size", "2", "--dropout", "0.2"),
     *("--max-new-tokens", "8", "--device", "cpu", "--steps", "400", "--accumulation-steps", "2"),
     *("--save-every", "50", "--validate-every", "75", "--sample-every", "100"),
+    *("--ema-decay", "0.9", "--max-tokens", "40"),
 ]
 CODE = """
 import runpy, sys

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,18 +87,24 @@ def test_text_becomes_shards_and_shards_a_model(here):
     assert path.name in process.stderr.splitlines()[-1]
 
 
-def test_two_processes_train_what_one_does_and_one_of_them_speaks(here):
-    data = ["--data", str(here / "corpus"), "--vocab-size", "300"]
-    both = run(here, TRAIN, "--run", "two", *data, *SMALL, ranks=TORCHRUN)
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_what_one_does_and_one_of_them_speaks(here, parallel):
+    data = ["--data", str(here / "corpus"), "--vocab-size", "300", "--parallel", parallel]
+    names = f"one-{parallel}", f"two-{parallel}"
+    both = run(here, TRAIN, "--run", names[1], *data, *SMALL, ranks=TORCHRUN)
     output = succeeded(both)
     assert output.count("2 processes") == 1
     assert output.count("saved checkpoint") == 3
     assert output.count("Trained 30 steps") == 1
-    succeeded(run(here, TRAIN, "--run", "one", *data, *SMALL, "--accumulation-steps", "2"))
-    runs = [here / "runs" / name for name in ("one", "two")]
+    succeeded(run(here, TRAIN, "--run", names[0], *data, *SMALL, "--accumulation-steps", "2"))
+    runs = [here / "runs" / name for name in names]
     one, two = (load_file(folder / "final" / "model.safetensors") for folder in runs)
     for name, weight in one.items():
-        assert (weight - two[name]).abs().max() <= 1e-6 * weight.abs().max(), name
+        other = two[name]
+        if name.endswith("c_attn.bias"):
+            # softmax does not see a bias of the keys: its gradient is rounding alone
+            weight, other = (torch.cat([*each.chunk(3)[::2]]) for each in (weight, other))
+        assert (weight - other).abs().max() <= 1e-6 * weight.abs().max(), name
     lines = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         for folder in runs
@@ -141,13 +148,17 @@ def processes_of(word):
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
-def test_a_run_goes_on_to_the_same_bits_when_one_of_its_processes_is_killed(here):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_goes_on_to_the_same_bits_when_one_of_its_processes_is_killed(here, parallel):
     data = ["--data", str(here / "corpus"), "--vocab-size", "300", *SMALL]
     data += ["--steps", "300", "--save-every", "50", "--dropout", "0.1", "--validate-every", "0"]
-    succeeded(run(here, TRAIN, "--run", "quiet", *data, ranks=TORCHRUN))
+    data += ["--parallel", parallel]
+    names = f"quiet-{parallel}", f"struck-{parallel}"
+    run_folders = [here / "runs" / name for name in names]
+    succeeded(run(here, TRAIN, "--run", names[0], *data, ranks=TORCHRUN))
     command = [*TORCHRUN[:-1], "--max-restarts", "2", "--", str(here / "here.py")]
     process = subprocess.Popen(
-        [sys.executable, *command, str(here / "runs"), str(TRAIN), "--run", "struck", *data],
+        [sys.executable, *command, str(here / "runs"), str(TRAIN), "--run", names[1], *data],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -156,17 +167,16 @@ def test_a_run_goes_on_to_the_same_bits_when_one_of_its_processes_is_killed(here
     )
     try:
         for _ in range(3000):
-            if (here / "runs" / "struck" / "step-000100").exists():
+            if (run_folders[1] / "step-000100").exists():
                 break
             time.sleep(0.02)
-        os.kill(processes_of("struck")[1], signal.SIGKILL)
+        os.kill(processes_of(names[1])[1], signal.SIGKILL)
         assert process.wait(timeout=200) == 0
     finally:
         process.kill()
-    described = json.loads((here / "runs" / "struck" / "run.json").read_text("utf-8"))
+    described = json.loads((run_folders[1] / "run.json").read_text("utf-8"))
     assert len(described["resumed"]) == 1
     quiet, struck = (
-        (here / "runs" / name / "final" / "model.safetensors").read_bytes()
-        for name in ("quiet", "struck")
+        (folder / "final" / "model.safetensors").read_bytes() for folder in run_folders
     )
     assert quiet == struck

@@ -18,7 +18,8 @@ from llm.training import TextDataset, Trainer, TrainingConfig, joined_ranks
 def make_trainer(folder, *, dropout=0.0, **changes):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    dataset = TextDataset(torch.randint(0, 50, (700,), generator=generator), block_size=16)
+    # the last example is shorter, and the last batch of a validation one rank's alone
+    dataset = TextDataset(torch.randint(0, 50, (645,), generator=generator), block_size=16)
     tokenizer = BPETokenizer()
     tokenizer.train(["ab"], vocab_size=257, show_progress=False)
     model = GPT2(

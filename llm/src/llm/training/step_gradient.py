@@ -127,7 +127,7 @@ class StepGradient:
 
     def _accumulate(self, batches: Sequence[Batch], num_targets: int, loss_scale: float) -> Tensor:
         total_loss = torch.zeros((), device=self.device)
-        pieces = [piece for batch in batches for piece in _split(batch, self.max_tokens)]
+        pieces = [piece for batch in batches for piece in self._pieces(batch)]
         for piece in pieces:
             # gradients go from rank to rank with those of the last piece
             last = piece is pieces[-1]
@@ -141,6 +141,16 @@ class StepGradient:
             total_loss += loss.detach()
         return total_loss / loss_scale
 
+    def _pieces(self, batch: Batch) -> Iterator[Batch]:
+        """Rows of a batch, as many at a time as `max_tokens` admits, at least one."""
+        rows, length = batch["input_ids"].shape
+        if is_sharded(self._model):
+            # ranks that share the model run it equally often, however long their batches are
+            length = self._model.config.max_position_embeddings
+        step = max(1, self.max_tokens // length) if self.max_tokens else rows
+        for start in range(0, rows, step):
+            yield {name: tensor[start : start + step] for name, tensor in batch.items()}
+
     def _loss(self, batch: Batch, num_targets: float) -> Tensor:
         loss: Tensor = self.loss_of_batch(
             batch["input_ids"].to(self.device, non_blocking=True),
@@ -153,11 +163,7 @@ class StepGradient:
     def _shrink(self, batches: Sequence[Batch], error: Exception) -> None:
         """Halve the largest forward."""
         rows, length = max(
-            (
-                piece["input_ids"].shape
-                for batch in batches
-                for piece in _split(batch, self.max_tokens)
-            ),
+            (piece["input_ids"].shape for batch in batches for piece in self._pieces(batch)),
             key=lambda shape: shape.numel(),
         )
         tried = f"memory ran out in a forward of {rows} × {length} tokens"
@@ -214,11 +220,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "DefaultCPUAllocator" in message or "MPS backend out of memory" in message
     )
-
-
-def _split(batch: Batch, max_tokens: int) -> Iterator[Batch]:
-    """Rows of a batch, as many at a time as `max_tokens` admits, at least one; 0 for all."""
-    rows, length = batch["input_ids"].shape
-    step = max(1, max_tokens // length) if max_tokens else rows
-    for start in range(0, rows, step):
-        yield {name: tensor[start : start + step] for name, tensor in batch.items()}

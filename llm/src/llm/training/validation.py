@@ -10,9 +10,10 @@ import torch
 
 from llm.core.base_model import BaseModel
 from llm.core.eval_mode import eval_mode
-from llm.training.dataset import ExampleSource, collate
+from llm.training.dataset import IGNORE_INDEX, ExampleSource, collate
 from llm.training.loss import count_targets, next_token_loss
 from llm.training.packing import attention_inputs
+from llm.training.parallel import is_sharded
 from llm.training.ranks import Ranks
 
 
@@ -73,9 +74,14 @@ def validate(
                 before_batch()
             start = first + batch_size * ranks.rank
             stop = min(start + batch_size, len(dataset))
-            if start >= stop:
+            if start < stop:
+                batch = collate([dataset[index] for index in range(start, stop)])
+            elif is_sharded(model):
+                # the others need this rank's share: a forward that counts for nothing
+                batch = collate([dataset[0]])
+                batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+            else:
                 continue
-            batch = collate([dataset[index] for index in range(start, stop)])
             num_targets += count_targets(batch["labels"])
             hidden_states = model.hidden_states(
                 batch["input_ids"].to(device), **attention_inputs(batch, device)
