@@ -178,7 +178,7 @@ def test_recomputed_activations_give_the_same_bits(
 def test_recomputing_keeps_less_for_the_backward(make_model):
     def kept(recompute):
         model = make_model(num_layers=6, dropout=0.0)
-        model.decoder.gradient_checkpointing = recompute
+        model.decoder.recompute_blocks = recompute
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
@@ -193,5 +193,5 @@ def test_generation_does_not_recompute(make_model):
     model = make_model().eval()
     ids = torch.zeros(1, 3, dtype=torch.long)
     expected = model.generate(ids, max_new_tokens=5)
-    model.decoder.gradient_checkpointing = True
+    model.decoder.recompute_blocks = True
     assert torch.equal(model.generate(ids, max_new_tokens=5), expected)

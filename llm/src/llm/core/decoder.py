@@ -24,7 +24,7 @@ class Decoder(nn.Module):
         blocks: called as `block(x, mask=..., cache=..., kernel=...)`, (B, T, C) -> (B, T, C).
         final_norm: `nn.Identity()` for none.
 
-    With `gradient_checkpointing` set, training keeps each block's input only, and
+    With `recompute_blocks` set, training keeps each block's input only, and
     runs the block again in the backward (Chen et al., "Training Deep Nets with
     Sublinear Memory Cost", arXiv:1604.06174).
     """
@@ -44,7 +44,8 @@ class Decoder(nn.Module):
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = final_norm
-        self.gradient_checkpointing = False
+        # not `gradient_checkpointing`: transformers sets that name on whatever part has it
+        self.recompute_blocks = False
 
     def forward(
         self,
@@ -72,7 +73,7 @@ class Decoder(nn.Module):
         x = self.embedding_dropout(x)
         for block in self.blocks:
             run: Callable[..., Tensor] = block
-            if self.gradient_checkpointing and self.training:
+            if self.recompute_blocks and self.training:
                 run = partial(checkpoint, block, use_reentrant=False)
             x = run(x, mask=mask, cache=cache, kernel=kernel)
         return cast(Tensor, self.final_norm(x))

@@ -46,7 +46,7 @@ class StepGradient:
         several = self.ranks.world_size > 1
         if several and config.parallel == "fsdp":
             shard(model)
-        model.decoder.gradient_checkpointing = config.gradient_checkpointing
+        model.decoder.recompute_blocks = config.gradient_checkpointing
         self.loss_of_batch: nn.Module = LossOfBatch(model, config)
         if several and config.parallel == "ddp":
             self.loss_of_batch = replicate(self.loss_of_batch, device)
