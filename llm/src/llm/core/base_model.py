@@ -178,8 +178,13 @@ class BaseModel(nn.Module):
                 missing or unused, or this project cannot express the model.
         """
         config, weights = read_model_folder(Path(folder), cls.hf_format)
-        with torch.device("meta"):
-            model = cls(config)  # type: ignore[call-arg]
+        try:
+            with torch.device("meta"):
+                model = cls(config)  # type: ignore[call-arg]
+        except RuntimeError as error:
+            raise ValueError(
+                f"{folder}: no tensor has the configuration's sizes: {error}"
+            ) from None
         for name, parameter in model.state_dict().items():
             if weights[name].shape != parameter.shape:
                 raise ValueError(
