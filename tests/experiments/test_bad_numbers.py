@@ -84,7 +84,7 @@ def number_cases():
                 values.remove("0")
             if path.startswith("hf_"):
                 # the settings are the same classes
-                values = [values[0], values[2], values[-1]]
+                values = [values[0], values[-1]]
             for value in values:
                 shown = value if len(value) < 30 else f"{len(value)}-digits"
                 yield pytest.param(path, name, value, id=f"{path}-{name}-{shown}")
@@ -104,7 +104,7 @@ def test_a_number_out_of_range_is_named(refused, script, name, value):
 
 
 WRONG = {
-    int: ['"7"', "true", "1.5", "[1]", "nan", "10000000000000000000000"],
+    int: ['"7"', "true", "[1]", "10000000000000000000000"],
     float: ['"0.5"', "true", "[0.5]", "2020-01-01"],
     bool: ['"yes"', "1"],
     str: ["3", '["a"]', "true"],
@@ -122,7 +122,7 @@ def toml_cases():
             kind = str if get_args(kind) and kind is not tuple else kind
             if name == "config":
                 continue
-            wrong = WRONG[kind][: 1 if path.startswith("hf_") else None]
+            wrong = WRONG[kind][: 1 if path.startswith("hf_") else 4]
             for value in wrong:
                 yield pytest.param(
                     *(path, config, section, name, value), id=f"{path}-{name}-{value}"

@@ -26,6 +26,12 @@ def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | No
         raise ValueError(f"{name}={value!r} must be a whole number of at least {minimum}{limit}")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise unless `value` is True or False: "no" would be true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
+
+
 def check_seed(seed: object) -> None:
     """Raise unless every random generator takes the seed."""
     check_count("seed", seed, minimum=0)
@@ -122,8 +128,7 @@ class ModelConfig:
         check_number(
             "initializer_range", self.initializer_range, low=0, high=float("inf"), inclusive=False
         )
-        if not isinstance(self.tie_embeddings, bool):
-            raise ValueError(f"tie_embeddings={self.tie_embeddings!r} must be true or false")
+        check_flag("tie_embeddings", self.tie_embeddings)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token_id = getattr(self, name)
             if token_id is not None:

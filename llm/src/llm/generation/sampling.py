@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llm.core.config import check_count, check_number
+from llm.core.config import check_count, check_flag, check_number
 
 # outside of these, logits overflow in float32
 SMALLEST_DIVISOR, LARGEST_DIVISOR = 1e-6, 1e6
@@ -43,6 +43,7 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        check_flag("do_sample", self.do_sample)
         for name in ("temperature", "repetition_penalty"):
             value = getattr(self, name)
             check_number(name, value, low=SMALLEST_DIVISOR, high=LARGEST_DIVISOR, inclusive=True)
