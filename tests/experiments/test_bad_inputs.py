@@ -833,6 +833,21 @@ def test_after_a_mistake_the_same_command_goes_through(call, refused, workspace,
         remove(workspace / "again")
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "maker"),
+    [
+        (GENERATE, [], r"train_gpt_bpe\.py"),
+        (HF_GENERATE, [], r"simple_hf_training\.py"),
+        (TRAIN, ["--resume"], r"train_gpt_bpe\.py"),
+    ],
+)
+def test_where_there_is_no_run_yet_it_says_what_makes_one(
+    refused, workspace, script, arguments, maker
+):
+    message = rf"there is no run yet; .*{maker} makes one"
+    refused(script, *arguments, checkpoints=workspace / "empty-folder", message=message)
+
+
 # a process of its own for each: what an exit code and a stream truly are
 @pytest.mark.slow
 @pytest.mark.parametrize(
