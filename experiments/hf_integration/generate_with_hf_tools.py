@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.shared.configs import GenerateScript, load_settings, relative
 from experiments.shared.console import run_script
+from experiments.shared.models import check_prompt
 from experiments.shared.runs import find_model, read_prompts
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def main(arguments: list[str]) -> None:
     model, tokenizer = load_llm_model(folder)
     if tokenizer is None:
         raise FileNotFoundError(f"{relative(folder)} has no tokenizer.json")
+    for prompt in settings.generation.prompt:
+        check_prompt(
+            *(prompt, tokenizer, model.config.max_position_embeddings),
+            max_new_tokens=settings.generation.max_new_tokens,
+        )
     print(
         f"{relative(folder)}: {type(model).__name__}, {model.num_parameters():,} parameters",
         file=sys.stderr,

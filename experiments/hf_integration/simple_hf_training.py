@@ -16,7 +16,7 @@ from experiments.shared.console import run_script
 from experiments.shared.hf_data import encode, read_texts
 from experiments.shared.hf_results import save, show, what_next
 from experiments.shared.models import make_hf_model
-from experiments.shared.runs import new_run_folder
+from experiments.shared.runs import new_run_folder, removed_if_empty
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,15 +32,17 @@ def main(arguments: list[str]) -> None:
     source, train_texts, validation_texts = read_texts(settings.data, settings.training.seed)
     run_folder = new_run_folder(settings.run, "hf-simple")
     print(f"Text: {source}, {len(train_texts)} texts to train on, {len(validation_texts)} not")
-
-    # this loads torch and transformers, which takes a moment
-    hf_model, hf_tokenizer = make_hf_model(settings, train_texts)
-    context = settings.model.max_position_embeddings
-    train(hf_model, hf_tokenizer, encode(train_texts, hf_tokenizer, context), settings.training)
-    print(f"Validation loss {evaluate(hf_model, hf_tokenizer, validation_texts, context):.3f}\n")
-    save(hf_model, hf_tokenizer, run_folder, settings)
-    show(hf_model, hf_tokenizer, settings.generation)
-    what_next(run_folder)
+    with removed_if_empty(run_folder):
+        # this loads torch and transformers, which takes a moment
+        hf_model, hf_tokenizer = make_hf_model(settings, train_texts)
+        context = settings.model.max_position_embeddings
+        train(hf_model, hf_tokenizer, encode(train_texts, hf_tokenizer, context), settings.training)
+        print(
+            f"Validation loss {evaluate(hf_model, hf_tokenizer, validation_texts, context):.3f}\n"
+        )
+        save(hf_model, hf_tokenizer, run_folder, settings)
+        show(hf_model, hf_tokenizer, settings.generation)
+        what_next(run_folder)
 
 
 def train(

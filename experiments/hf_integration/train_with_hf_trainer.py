@@ -19,7 +19,7 @@ from experiments.shared.console import run_script
 from experiments.shared.hf_data import encode, read_texts
 from experiments.shared.hf_results import save, show, what_next
 from experiments.shared.models import make_hf_model
-from experiments.shared.runs import new_run_folder
+from experiments.shared.runs import new_run_folder, removed_if_empty
 
 if TYPE_CHECKING:
     import torch
@@ -34,26 +34,26 @@ def main(arguments: list[str]) -> None:
     source, train_texts, validation_texts = read_texts(settings.data, settings.training.seed)
     run_folder = new_run_folder(settings.run, "hf-trainer")
     print(f"Text: {source}, {len(train_texts)} texts to train on, {len(validation_texts)} not")
+    with removed_if_empty(run_folder):
+        # what follows needs torch and transformers, which take a moment to load
+        from transformers import DataCollatorForLanguageModeling, Trainer
 
-    # what follows needs torch and transformers, which take a moment to load
-    from transformers import DataCollatorForLanguageModeling, Trainer
-
-    hf_model, hf_tokenizer = make_hf_model(settings, train_texts)
-    context = settings.model.max_position_embeddings
-    num_proc = settings.training.num_proc
-    trainer = Trainer(
-        model=hf_model,
-        args=training_arguments(settings.training, run_folder, hf_model.device),
-        train_dataset=encode(train_texts, hf_tokenizer, context, num_proc=num_proc),
-        eval_dataset=encode(validation_texts, hf_tokenizer, context, num_proc=num_proc),
-        data_collator=DataCollatorForLanguageModeling(hf_tokenizer, mlm=False),
-        processing_class=hf_tokenizer,
-    )
-    trainer.train()
-    report(trainer)
-    save(hf_model, hf_tokenizer, run_folder, settings)
-    show(hf_model, hf_tokenizer, settings.generation)
-    what_next(run_folder)
+        hf_model, hf_tokenizer = make_hf_model(settings, train_texts)
+        context = settings.model.max_position_embeddings
+        num_proc = settings.training.num_proc
+        trainer = Trainer(
+            model=hf_model,
+            args=training_arguments(settings.training, run_folder, hf_model.device),
+            train_dataset=encode(train_texts, hf_tokenizer, context, num_proc=num_proc),
+            eval_dataset=encode(validation_texts, hf_tokenizer, context, num_proc=num_proc),
+            data_collator=DataCollatorForLanguageModeling(hf_tokenizer, mlm=False),
+            processing_class=hf_tokenizer,
+        )
+        trainer.train()
+        report(trainer)
+        save(hf_model, hf_tokenizer, run_folder, settings)
+        show(hf_model, hf_tokenizer, settings.generation)
+        what_next(run_folder)
 
 
 def training_arguments(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.shared.configs import GenerateScript, load_settings, relative
 from experiments.shared.console import run_script
+from experiments.shared.models import check_prompt
 from experiments.shared.runs import find_model, read_prompts
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def main(arguments: list[str]) -> None:
     settings = load_settings(GenerateScript, "generate.toml", arguments, prog=SCRIPT)
     folder = find_model(settings.run, train_command=TRAIN_COMMAND)
     model, tokenizer = load(folder, settings.device)
+    for prompt in settings.generation.prompt:
+        check_prompt(prompt, tokenizer, model.config.max_position_embeddings)
     print(
         f"{relative(folder)}: {type(model).__name__}, {model.num_parameters():,} parameters",
         file=sys.stderr,

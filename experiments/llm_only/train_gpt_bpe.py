@@ -24,9 +24,15 @@ from experiments.shared.configs import (
 )
 from experiments.shared.console import is_main_process, is_restarted, run_script, show_log
 from experiments.shared.data import BUILT_IN, fingerprint, read_documents, split_documents
-from experiments.shared.models import make_model, train_tokenizer
+from experiments.shared.models import (
+    check_model_memory,
+    check_prompt,
+    check_step_memory,
+    make_model,
+    train_tokenizer,
+)
 from experiments.shared.plots import plot_losses
-from experiments.shared.runs import find_model, find_run, new_run_folder
+from experiments.shared.runs import find_model, find_run, new_run_folder, removed_if_empty
 
 if TYPE_CHECKING:
     from llm.tokenizers import BPETokenizer
@@ -46,11 +52,10 @@ def main(arguments: list[str]) -> None:
     """Train, and say what came of it."""
     settings, run_folder, checkpoint = read_arguments(arguments)
     texts = None if settings.data.shards else read_texts(settings)
+    new = None
     if run_folder is None and is_main_process():
-        run_folder = new_run_folder(
-            settings.run,
-            settings.model.model_type,
-            overwrite=settings.overwrite or (is_restarted() and bool(settings.run)),
+        new = run_folder = new_run_folder(
+            settings.run, settings.model.model_type, overwrite=may_overwrite(settings)
         )
     if texts is not None:
         source = ", ".join(settings.data.data) or BUILT_IN
@@ -64,11 +69,21 @@ def main(arguments: list[str]) -> None:
     from llm.core.device import choose_device
     from llm.training import joined_ranks
 
-    # before the work, not after it
-    with joined_ranks(choose_device(settings.training.device)) as ranks:
-        run_folder = ranks.from_main(run_folder)
-        assert run_folder is not None  # the main process has one
-        train(settings, run_folder, checkpoint, texts)
+    with removed_if_empty(new):
+        # before the work, not after it
+        device = choose_device(settings.training.device)
+        adam = settings.training.optimizer != "sgd"
+        check_model_memory(settings.model, settings.data.vocab_size, device, adam=adam)
+        check_step_memory(settings, device)
+        with joined_ranks(device) as ranks:
+            run_folder = ranks.from_main(run_folder)
+            assert run_folder is not None  # the main process has one
+            train(settings, run_folder, checkpoint, texts)
+
+
+def may_overwrite(settings: TrainScript) -> bool:
+    """Whether a run that has the name may go: it was said, or is what a dead process left."""
+    return settings.overwrite or (is_restarted() and bool(settings.run))
 
 
 def train(
@@ -77,7 +92,7 @@ def train(
     """Train or go on training, and leave all that the run folder has."""
     import torch
 
-    from llm.training import TextDataset, Trainer, TrainingConfig, verify_resume
+    from llm.training import TextDataset, Trainer, TrainingConfig, delete_run, verify_resume
 
     shards = Path(settings.data.shards)
     if settings.resume:
@@ -98,6 +113,13 @@ def train(
         train_dataset = make_dataset("training", texts.train, tokenizer, context)
         validation_dataset = make_dataset("validation", texts.validation, tokenizer, context)
 
+    for prompt in settings.generation.prompt:
+        check_prompt(prompt, tokenizer, settings.model.max_position_embeddings)
+    if not settings.resume and may_overwrite(settings) and is_main_process():
+        # not before all that may be wrong with the settings was looked at
+        delete_run(run_folder)
+        run_folder.mkdir()
+
     def make_trainer(run_folder: Path) -> Trainer:
         torch.manual_seed(settings.training.seed)
         return Trainer(
@@ -116,7 +138,6 @@ def train(
     trainer = make_trainer(run_folder)
     announce(trainer, train_dataset, tokenizer)
     if settings.verify_resume:
-        run_folder.rmdir()
         steps = min(3, settings.training.steps)
         verify_resume(make_trainer, steps=steps)
         print(f"Resuming is exact: {steps} steps, stopped after each, gave the same bits")
@@ -235,12 +256,17 @@ def packed_documents(
     shards = TokenShards(folder)
     if shards.index.tokenizer_sha256 != tokenizer.fingerprint():
         raise ValueError(f"{folder} was made with another tokenizer")
-    return PackedDocuments(
+    if folder.name == "train":
+        check_length(str(folder), shards.num_tokens, settings.model.max_position_embeddings)
+    dataset = PackedDocuments(
         shards,
         block_size=settings.model.max_position_embeddings,
         seed=settings.training.seed,
         document_mask=settings.data.document_mask,
     )
+    # reads where every document begins: damage there is found before a run is
+    dataset[0]
+    return dataset
 
 
 def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: int) -> TextDataset:
@@ -252,7 +278,7 @@ def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: 
     from llm.training import TextDataset
 
     try:
-        return TextDataset.from_texts(
+        dataset = TextDataset.from_texts(
             texts,
             tokenizer,
             block_size=context,
@@ -264,6 +290,18 @@ def make_dataset(name: str, texts: list[str], tokenizer: BPETokenizer, context: 
             f"the {name} text is too short: {error}; give more text, or another "
             "--validation-fraction"
         ) from None
+    if name == "training":
+        check_length(f"the {name} text", dataset.num_tokens, context)
+    return dataset
+
+
+def check_length(what: str, num_tokens: int, context: int) -> None:
+    """Raise if there is less to train on than the model can see at a time."""
+    if num_tokens < context:
+        raise ValueError(
+            f"{what} has {num_tokens} tokens, less than one context of {context}: give more text, "
+            "or a smaller --max-position-embeddings"
+        )
 
 
 def describe(settings: TrainScript, texts: Texts | None) -> dict[str, object]:

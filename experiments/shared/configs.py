@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import tyro
 
-from experiments.shared.console import parse_arguments
+from experiments.shared.console import check_arguments, parse_arguments
 from llm.core.config import build, check_choice, check_count, check_flag, check_number, check_seed
-from llm.core.files import read_json
+from llm.core.files import read_bytes, read_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +30,11 @@ CHECKPOINTS = REPOSITORY / "checkpoints"
 NEWEST = "newest"
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
+
+# a larger count, rate or limit is a slip of the finger: it would run for years, or out of memory
+MOST = 10**9
+# streamed text that nobody reads to its end
+MOST_NEW_TOKENS = 10**6
 
 Section = TypeVar("Section")
 
@@ -58,8 +62,8 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_choice("model", self.model_type, ("gpt", "gpt2"))
         for name in ("embed_dim", "num_heads", "num_layers"):
-            check_count(name, getattr(self, name))
-        check_count("max_position_embeddings", self.max_position_embeddings, minimum=2)
+            check_size(name, getattr(self, name))
+        check_size("max_position_embeddings", self.max_position_embeddings, minimum=2)
         check_number("dropout", self.dropout, low=0, high=1, inclusive=False)
         if self.embed_dim % self.num_heads:
             raise ValueError(
@@ -91,12 +95,11 @@ class DataSettings:
     document_mask: bool = False
 
     def __post_init__(self) -> None:
-        check_texts("data", self.data)
         if self.shards and self.data:
             raise ValueError("--data and --shards exclude one another")
         if self.document_mask and not self.shards:
             raise ValueError("--document-mask needs --shards, which know where documents end")
-        check_count("vocab_size", self.vocab_size, minimum=256 + len(SPECIAL_TOKENS))
+        check_size("vocab_size", self.vocab_size, minimum=256 + len(SPECIAL_TOKENS))
         check_number(
             "validation_fraction", self.validation_fraction, low=0, high=1, inclusive=False
         )
@@ -130,11 +133,10 @@ class HFDataSettings:
     validation_fraction: float
 
     def __post_init__(self) -> None:
-        check_texts("data", self.data)
         if self.data and self.dataset:
             raise ValueError("--data and --dataset exclude one another")
-        check_count("max_documents", self.max_documents)
-        check_count("vocab_size", self.vocab_size, minimum=256 + len(SPECIAL_TOKENS))
+        check_size("max_documents", self.max_documents)
+        check_size("vocab_size", self.vocab_size, minimum=256 + len(SPECIAL_TOKENS))
         check_number(
             "validation_fraction", self.validation_fraction, low=0, high=1, inclusive=False
         )
@@ -170,13 +172,11 @@ class HFTrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every"):
-            check_count(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         # numpy's generator, which the Trainer seeds too, takes no more
-        check_count("seed", self.seed, minimum=0)
-        if self.seed >= 2**32:
-            raise ValueError(f"seed={self.seed} must be below 2^32")
+        check_count("seed", self.seed, minimum=0, maximum=2**32 - 1)
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
-            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
+            check_number(name, getattr(self, name), low=0, high=MOST, inclusive=True)
         check_number("warmup_ratio", self.warmup_ratio, low=0, high=1, inclusive=True)
         check_device(self.device)
         if self.learning_rate == 0:
@@ -206,13 +206,12 @@ class HFTrainerSettings(HFTrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("accumulation_steps", "validate_every", "save_every", "keep_checkpoints"):
-            check_count(name, getattr(self, name))
-        check_count("num_proc", self.num_proc)
+            check_size(name, getattr(self, name))
+        check_size("num_proc", self.num_proc)
         if ":" in self.device:
             raise ValueError(
                 f"device={self.device!r}: the Trainer takes the first; set CUDA_VISIBLE_DEVICES"
             )
-        check_flag("gradient_checkpointing", self.gradient_checkpointing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,19 +287,17 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps", "log_every"):
-            check_count(name, getattr(self, name))
-        check_count("keep_checkpoints", self.keep_checkpoints, minimum=2)
+            check_size(name, getattr(self, name))
+        check_size("keep_checkpoints", self.keep_checkpoints, minimum=2)
         check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
-        check_number("max_loss_ratio", self.max_loss_ratio, low=0, high=math.inf, inclusive=False)
+        check_number("max_loss_ratio", self.max_loss_ratio, low=0, high=MOST, inclusive=True)
         for name in ("validate_every", "sample_every", "save_every", "max_tokens"):
-            check_count(name, getattr(self, name), minimum=0)
-        for name in ("tf32", "compile", "gradient_checkpointing"):
-            check_flag(name, getattr(self, name))
+            check_size(name, getattr(self, name), minimum=0)
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
         check_choice("parallel", self.parallel, ("ddp", "fsdp"))
         check_seed(self.seed)
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
-            check_number(name, getattr(self, name), low=0, high=math.inf, inclusive=False)
+            check_number(name, getattr(self, name), low=0, high=MOST, inclusive=True)
         for name in ("beta1", "beta2", "ema_decay"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
         for name in ("warmup_ratio", "min_learning_rate_ratio"):
@@ -339,18 +336,17 @@ class GenerationSettings:
     stop: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_texts("prompt", self.prompt)
-        check_texts("stop", self.stop)
-        check_count("max_new_tokens", self.max_new_tokens)
-        check_count("top_k", self.top_k, minimum=0)
-        check_flag("do_sample", self.do_sample)
+        check_count("max_new_tokens", self.max_new_tokens, maximum=MOST_NEW_TOKENS)
+        check_size("top_k", self.top_k, minimum=0)
         # the limits of llm.generation.SamplingConfig
         for name in ("temperature", "repetition_penalty"):
-            check_number(name, getattr(self, name), low=1e-6, high=math.inf, inclusive=False)
+            check_number(name, getattr(self, name), low=1e-6, high=1e6, inclusive=True)
         for name in ("top_p", "min_p"):
             check_number(name, getattr(self, name), low=0, high=1, inclusive=True)
         if self.top_p == 0:
             raise ValueError("top_p=0 would keep no token")
+        if "" in self.prompt:
+            raise ValueError("the prompt '' has 0 tokens: give the beginning of a text")
         if "" in self.stop:
             raise ValueError("a stop string is empty")
 
@@ -418,9 +414,10 @@ class TrainScript:
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
-        check_texts("allow_changed", self.allow_changed)
         if self.resume and (self.overwrite or self.verify_resume):
             raise ValueError("--resume goes with neither --overwrite nor --verify-resume")
+        if self.allow_changed and not self.resume:
+            raise ValueError("--allow-changed goes with --resume: a new run may have any settings")
         if self.overwrite and not self.run:
             raise ValueError("--overwrite needs --run, the name of what to delete")
 
@@ -512,6 +509,7 @@ def load_settings(
             its range.
         SystemExit: `--help` was asked for, and printed.
     """
+    check_arguments(arguments)
     arguments = _spell_out(arguments)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path, default=CONFIGS / default_config)
@@ -555,14 +553,22 @@ def read_config(path: Path, script: type[Section]) -> Section:
         ValueError: as `load_settings`; names the file and the section.
     """
     try:
-        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--config {path} does not exist") from None
+        content_bytes = read_bytes(path)
     except OSError as error:
-        raise ValueError(f"--config {path} cannot be read: {error.strerror}") from None
+        # of the system's own messages, the name comes twice
+        what = f"{path} cannot be read: {error.strerror}" if error.strerror else error
+        raise type(error)(f"--config {what}") from None
+    except ValueError as error:
+        raise ValueError(f"--config {error}") from None
+    try:
+        content = tomllib.loads(content_bytes.decode("utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not read: its TOML is nested too deeply") from None
     try:
+        if "config" in content:
+            raise ValueError("the file has no field 'config': it is the one that --config names")
         return _build(script, {"config": path, **content}, "the file")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -584,9 +590,23 @@ def relative(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def check_texts(name: str, value: object) -> None:
-    """Raise unless `value` is a tuple of strings."""
-    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+def check_size(name: str, value: object, *, minimum: int = 1) -> None:
+    """Raise unless `value` is a whole number from `minimum` to `MOST`."""
+    check_count(name, value, minimum=minimum, maximum=MOST)
+
+
+def check_type(name: str, value: object, kind: object) -> None:
+    """Raise unless a value of a file is of its field's type; numbers check themselves."""
+    texts = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(text, str) and "\0" in text for text in texts):
+        raise ValueError(f"{name}={value!r} must be text without a NUL character")
+    if kind is str and not isinstance(value, str):
+        raise ValueError(f"{name}={value!r} must be text, in quotes")
+    if kind is bool:
+        check_flag(name, value)
+    if get_origin(kind) is tuple and not (
+        isinstance(value, tuple) and all(isinstance(text, str) for text in value)
+    ):
         raise ValueError(f"{name}={value!r} must be a list of texts")
 
 
@@ -596,10 +616,12 @@ def check_device(device: object) -> None:
         raise ValueError(f"device={device!r} is not one of auto, cpu, cuda, cuda:N, mps")
 
 
-def check_run_name(name: object) -> None:
+def check_run_name(name: str) -> None:
     """Raise unless it is a plain folder name, or empty."""
-    if not isinstance(name, str) or (name and Path(name).name != name) or name == "..":
-        raise ValueError(f"run={name!r} must be a name: a run is a folder of checkpoints/")
+    if (name and Path(name).name != name) or name == ".." or not name.isprintable():
+        raise ValueError(f"run={name!r} must be a plain name: a run is a folder of checkpoints/")
+    if len(name.encode()) > 255:
+        raise ValueError(f"run={name[:20]!r}… is too long for a folder's name: at most 255 bytes")
 
 
 def _build(section: type[Section], values: Mapping[str, Any], place: str) -> Section:
@@ -612,4 +634,5 @@ def _build(section: type[Section], values: Mapping[str, Any], place: str) -> Sec
         elif dataclasses.is_dataclass(types.get(name)):
             raise ValueError(f"{name} must be a table, [{name}]")
         fields[name] = tuple(value) if isinstance(value, list) else value
+        check_type(name, fields[name], types.get(name))
     return build(section, fields, name=place)

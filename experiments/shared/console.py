@@ -28,11 +28,7 @@ def parse_arguments(
             wrong type.
         SystemExit: `--help` was asked for, and printed.
     """
-    for argument in arguments:
-        try:
-            argument.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"the argument {argument!r} is not valid UTF-8") from None
+    check_arguments(arguments)
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -47,6 +43,17 @@ def parse_arguments(
         if not stopped.code:
             raise
     raise ValueError(f"{_first_part(message.getvalue())}; {prog} --help lists the options")
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise ValueError if an argument is no text, so that no file can have the name either."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"the argument {argument!r} is not valid UTF-8") from None
+        if "\0" in argument:  # not from a shell
+            raise ValueError(f"the argument {argument!r} holds a NUL character")
 
 
 def run_script(main: Callable[[list[str]], None]) -> NoReturn:
@@ -121,12 +128,14 @@ def _one_line(error: Exception) -> str:
 
 
 def _first_part(box: str) -> str:
-    """What a box of text says above its first rule."""
-    lines = []
+    """What a box of text says between its title and its first rule."""
+    lines: list[str] = []
     for line in box.splitlines()[1:]:
         text = line.strip(" │")
-        if text.startswith(("─", "╰")):
+        # where the console knows no box characters, rules are of "-", and one is below the title
+        if not set(text) <= set("─╰╯-"):
+            lines.append(text)
+        elif lines:
             break
-        lines.append(text)
     # the name of a settings class says nothing to a user, that of a flag does
     return re.sub(r"^Error parsing \w+: ", "", " ".join(lines))

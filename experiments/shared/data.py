@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm.core.memory import machine_memory
+
 BUILT_IN = "the Python language reference (built in)"
 
 # shorter paragraphs, such as "Examples:", may well stand in several documents
@@ -35,15 +37,31 @@ def read_documents(paths: Sequence[str]) -> list[Document]:
     Raises:
         FileNotFoundError: a path or glob names nothing.
         ValueError: a file is not UTF-8 (its name and the byte are given), or
-            there is no text at all.
+            there is no text at all, or too much.
     """
     if not paths:
         return built_in_corpus()
-    documents = [Document(str(file), read_text(file)) for file in find_files(paths)]
+    files = list(find_files(paths))
+    check_size_of(files)
+    documents = [Document(str(file), read_text(file)) for file in files]
     documents = [document for document in documents if document.text]
     if not documents:
         raise ValueError(f"{', '.join(paths)}: there is no text, only empty files")
     return documents
+
+
+def check_size_of(files: Sequence[Path]) -> None:
+    """Raise before reading what cannot be in memory, as bytes and as text.
+
+    Raises:
+        ValueError: the files are too large together; says how large.
+    """
+    size, memory = sum(file.stat().st_size for file in files if file.is_file()), machine_memory()
+    if memory is not None and 2 * size > memory:
+        raise ValueError(
+            f"the text ({files[0]}{', …' if len(files) > 1 else ''}) has {size / 1e9:,.1f} GB, too "
+            f"much for {memory / 1e9:,.1f} GB of memory: prepare_data.py makes --shards of it"
+        )
 
 
 def find_files(paths: Sequence[str]) -> Iterator[Path]:
@@ -55,7 +73,7 @@ def find_files(paths: Sequence[str]) -> Iterator[Path]:
     seen = set()
     for path in paths:
         for file in _files(path):
-            if (resolved := file.resolve()) not in seen:
+            if (resolved := os.path.realpath(file)) not in seen:
                 seen.add(resolved)
                 yield file
 
@@ -69,7 +87,11 @@ def read_text(path: Path) -> str:
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a regular file, but a pipe, a device or a broken link")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        # a failed read, unlike a failed open, does not say of what
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -176,7 +198,8 @@ def _files(path: str) -> Iterator[Path]:
         yield from map(Path, matches)
     else:
         raise FileNotFoundError(
-            f"{path} does not exist: --data takes files, folders and globs of text"
+            f"{path or 'an empty name'} does not exist: "
+            "--data takes files, folders and globs of text"
         )
 
 

@@ -73,18 +73,19 @@ def encode(
     )
 
 
-def stream_texts(dataset: str, text_field: str) -> Iterator[str]:
+def stream_texts(dataset: str, text_field: str, config: str = "") -> Iterator[str]:
     """Texts of a dataset, row by row, for `llm.data.write_shards`; nothing is kept.
 
     Args:
         dataset: an id of the HuggingFace hub, or a .json, .jsonl, .parquet or
             .csv file.
         text_field: its column of text.
+        config: its configuration, where it has several.
 
     Raises:
         ValueError: it cannot be read, or a row has no text in that column; says which.
     """
-    for number, row in enumerate(_rows(dataset)):
+    for number, row in enumerate(_rows(dataset, config)):
         if not isinstance(row.get(text_field), str):
             raise ValueError(
                 f"--dataset {dataset}: row {number} has no text in the column {text_field!r}; it "

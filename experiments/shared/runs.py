@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.shared.configs import CHECKPOINTS, relative
@@ -19,11 +21,11 @@ def new_run_folder(run: str, kind: str, *, overwrite: bool = False) -> Path:
     Args:
         run: its name; empty for `kind` and the time.
         kind: of run, such as the model's type.
-        overwrite: delete the run that has the name.
+        overwrite: it may be that of a run, which `delete_run` is to delete before
+            another begins.
 
     Raises:
         FileExistsError: there is a run of that name, or a folder that is no run.
-        RunInUseError: the run to delete is being written.
         OSError: it cannot be made.
     """
     folder = relative(CHECKPOINTS / (run or f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"))
@@ -31,15 +33,29 @@ def new_run_folder(run: str, kind: str, *, overwrite: bool = False) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         taken = any(not _is_of_start(entry.name) for entry in folder.iterdir())
     except OSError as error:
-        raise OSError(f"the run folder {folder} cannot be made: {error.strerror}") from None
+        raise OSError(
+            f"the run folder {folder} cannot be made: {error.strerror}; choose another --run, or "
+            f"make {relative(CHECKPOINTS)} a folder that can be written to"
+        ) from None
     if taken and overwrite:
-        from llm.training import delete_run
+        from llm.training import check_is_run
 
-        delete_run(folder)
-        folder.mkdir()
+        check_is_run(folder)
     elif taken:
         raise FileExistsError(f"{folder} exists already: choose another --run, or delete it")
     return folder
+
+
+@contextmanager
+def removed_if_empty(run_folder: Path | None) -> Iterator[None]:
+    """Leave no empty folder behind when the work ends before anything was written."""
+    try:
+        yield
+    finally:
+        if run_folder is not None:
+            # one with something in it stays
+            with suppress(OSError):
+                run_folder.rmdir()
 
 
 def find_run(run: str, *, train_command: str) -> Path:
@@ -53,7 +69,8 @@ def find_run(run: str, *, train_command: str) -> Path:
         FileNotFoundError: there is no such run.
     """
     if run:
-        named = [folder for folder in (CHECKPOINTS / run, Path(run)) if folder.is_dir()]
+        # False also for a name that no folder can have
+        named = [folder for folder in (CHECKPOINTS / run, Path(run)) if os.path.isdir(folder)]
         if not named:
             raise FileNotFoundError(
                 f"there is no run {run!r} in {relative(CHECKPOINTS)}; "

@@ -139,7 +139,7 @@ def test_a_mistake_in_the_file_is_named_with_the_file(tmp_path, old, new, messag
         (["--device", ""], "device='' is not one of"),
         (["--prompt", "x\udcffy"], "is not valid UTF-8"),
         (["--run", "r\udcff"], "is not valid UTF-8"),
-        (["--config", "/"], "--config / cannot be read"),
+        (["--config", "/"], "--config / is not a regular file, but a folder"),
         (["--config"], "--config"),
     ],
 )

@@ -186,28 +186,3 @@ def test_the_script_proves_that_resuming_is_exact(whole, tmp_path):
     arguments, _ = whole
     assert "the same bits" in succeeded(tmp_path, *arguments, "--verify-resume")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--resume"], "there is no run yet"),
-        (["--resume", "--run", "nowhere"], "there is no run 'nowhere'"),
-        (["--resume", "nowhere/step-000001"], "nowhere/step-000001 is not a folder"),
-        (["--resume", "{folder}"], "run.json does not exist"),
-        (["--resume", "--overwrite", "--run", "x"], "goes with neither"),
-        (["--overwrite"], "--overwrite needs --run"),
-        (["--resume", "{run}", "--config", "x.toml"], "x.toml does not exist"),
-        (["--resume", "{broken}"], "is not valid JSON"),
-        (["--resume", "{foreign}"], "is not of a run to resume"),
-    ],
-)
-def test_a_mistake_is_one_line(tmp_path, arguments, message):
-    for name, content in {"folder": None, "run": "{}", "broken": "{", "foreign": "{}"}.items():
-        folder = tmp_path / "elsewhere" / name / "step-000001"
-        folder.mkdir(parents=True)
-        if content:
-            (folder.parent / "run.json").write_text(content)
-    names = {name.name: str(name / "step-000001") for name in (tmp_path / "elsewhere").iterdir()}
-    line = failed(tmp_path / "runs", *(argument.format(**names) for argument in arguments))
-    assert message in line

@@ -115,23 +115,6 @@ def test_two_processes_train_what_one_does_and_one_of_them_speaks(here, parallel
             assert left[name] == pytest.approx(right[name], rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "message"),
-    [
-        (PREPARE, [], "--data is needed"),
-        (PREPARE, ["--data", "nowhere.txt", "--tokenizer", "x", "--out", "{out}"], "no run 'x'"),
-        (TRAIN, ["--shards", "nowhere"], "nowhere has no tokenizer.json"),
-        (TRAIN, ["--shards", "a", "--data", "b"], "exclude one another"),
-        (TRAIN, ["--document-mask"], "--document-mask needs --shards"),
-    ],
-)
-def test_a_mistake_is_one_line(here, script, arguments, message):
-    process = run(here, script, *(each.format(out=here / "out") for each in arguments))
-    assert process.returncode == 1
-    assert "Traceback" not in process.stderr
-    assert message in process.stderr.strip().splitlines()[-1]
-
-
 def processes_of(word):
     """The processes that have a word in their arguments, by rank."""
     found = {}

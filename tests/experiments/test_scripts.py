@@ -262,19 +262,6 @@ def test_generating_from_an_unfinished_run_takes_its_newest_checkpoint(trained, 
     assert "step-000006" in process.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), r"no run yet; uv run python experiments/llm_only/train_gpt_bpe\.py makes one"),
-        (("--run", "nowhere"), r"no run 'nowhere'.*train_gpt_bpe\.py --run NAME"),
-        (("--temperature", "0"), "temperature=0"),
-        (("--seed", "x"), "--seed"),
-    ],
-)
-def test_generate_answers_a_mistake_with_one_line(tmp_path, arguments, message):
-    failed(run(GENERATE, *arguments, checkpoints=tmp_path), message)
-
-
 def test_the_newest_run_with_a_model_is_taken(trained, tmp_path):
     checkpoints, _ = trained
     (tmp_path / "old").symlink_to(checkpoints / "first")
@@ -308,42 +295,6 @@ def test_a_damaged_model_is_one_line(trained, tmp_path):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     failed(run(GENERATE, "--run", "hurt", checkpoints=tmp_path), r"model\.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--data", "nowhere.txt"), r"nowhere\.txt does not exist"),
-        (("--data", "{binary}"), r"binary\.txt is not UTF-8 text: byte 0"),
-        (("--data", "{empty}"), "only empty files"),
-        (("--data", "{tiny}"), "one side would be empty"),
-        (("--run", "taken"), r"taken exists already: choose another --run"),
-        (("--config", "nowhere.toml"), r"nowhere\.toml does not exist"),
-        (("--steps", "0"), "steps=0"),
-        (("--device", "cuda:99"), "'cuda:99' cannot be used"),
-        (("--data", "{short}"), "the validation text is too short.*--validation-fraction"),
-    ],
-)
-def test_train_answers_a_mistake_with_one_line(tmp_path, arguments, message):
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "empty.txt").touch()
-    (tmp_path / "tiny.txt").write_text("a")
-    (tmp_path / "short.txt").write_text("one two three")
-    (tmp_path / "runs" / "taken" / "final").mkdir(parents=True)
-    paths = {name: str(tmp_path / f"{name}.txt") for name in ("binary", "empty", "tiny", "short")}
-    arguments = [argument.format(**paths) for argument in arguments]
-    process = run(TRAIN, *arguments, checkpoints=tmp_path / "runs")
-    assert process.returncode not in (0, None)
-    last = process.stderr.strip().splitlines()[-1]
-    assert re.search(message, last), process.stderr
-    assert "Traceback" not in process.stderr
-    left = {path.name for path in (tmp_path / "runs").iterdir() if any(path.iterdir())}
-    assert left == {"taken"}
-
-
-def test_a_checkpoints_folder_that_cannot_be_is_one_line(tmp_path):
-    (tmp_path / "file").touch()
-    failed(run(TRAIN, checkpoints=tmp_path / "file"), "run folder .* cannot be made")
 
 
 def test_a_tokenizer_of_another_model_and_numbers_gone_wrong_are_one_line(trained, tmp_path):
@@ -380,7 +331,7 @@ def test_a_run_that_diverges_stops_with_one_line_and_keeps_its_checkpoint(corpus
     process = run(
         TRAIN,
         *("--run", name, "--data", str(corpus), "--steps", "40", "--save-every", "1"),
-        *("--optimizer", "sgd", "--learning-rate", "1e30", "--max-grad-norm", "0"),
+        *("--optimizer", "sgd", "--learning-rate", "1e9", "--max-grad-norm", "0"),
         *SMALL,
         checkpoints=tmp_path,
     )
@@ -528,9 +479,7 @@ def test_the_tour_holds():
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        (HF_GENERATE, [], r"no run yet; uv run python .*simple_hf_training\.py makes one"),
         (HF_GENERATE, ["--run", "none"], "no run 'none'"),
-        (HF_SIMPLE, ["--data", "missing.txt"], r"missing\.txt does not exist"),
         (HF_TRAINER, ["--steps", "many"], "many"),
         (HF_TOUR, ["--fast"], "takes no arguments"),
     ],

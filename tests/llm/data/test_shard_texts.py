@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from llm.data import TextFile, TokenShards, shard_texts, write_shards
+from llm.data import ShardsInUseError, TextFile, TokenShards, shard_texts, write_shards
 
 WORDS = ["the", "cat", "sat", "on", "mat", "собака", "42", "a_b", "don't", "\n\n", "😀", "  ", ","]
 
@@ -162,6 +162,36 @@ def test_other_text_tokenizer_or_size_is_refused(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="vocab_size"):
         write(corpus(), other, tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_other_text_does_not_replace_shards_that_were_never_full(tokenizer, tmp_path):
+    write(corpus(5), tokenizer, tmp_path, shard_tokens=10**6)
+    before = contents(tmp_path)
+    for other in (corpus(5, seed=1), corpus(4), corpus(seed=1)):
+        with pytest.raises(ValueError, match="begun with other text"):
+            write(other, tokenizer, tmp_path, shard_tokens=10**6)
+        assert contents(tmp_path) == before
+    write([*corpus(5), "more"], tokenizer, tmp_path, shard_tokens=10**6)
+    assert TokenShards(tmp_path).num_documents == sum(map(bool, corpus(5))) + 1
+
+
+def test_two_processes_do_not_write_into_one_folder(tokenizer, tmp_path):
+    def documents():
+        yield "the cat"
+        with pytest.raises(ShardsInUseError, match="another process writes into"):
+            write(corpus(), tokenizer, tmp_path)
+        yield "the dog"
+
+    assert write(documents(), tokenizer, tmp_path).num_documents == 2
+
+
+def test_files_that_the_index_does_not_list_are_deleted(tokenizer, tmp_path):
+    write(corpus(), tokenizer, tmp_path / "new")
+    (tmp_path / "old").mkdir()
+    for name in ("shard-00099.bin", "shard-00099.idx", ".shard-00098.bin.tmp"):
+        (tmp_path / "old" / name).write_bytes(b"left by an older work")
+    write(corpus(), tokenizer, tmp_path / "old")
+    assert contents(tmp_path / "old") == contents(tmp_path / "new")
 
 
 def test_a_folder_of_something_else_is_refused(tokenizer, tmp_path):

@@ -25,6 +25,18 @@ def test_published_sizes_have_the_published_parameter_counts(model, config, coun
 
 
 @pytest.mark.parametrize(("model", "config", "count"), SIZES)
+def test_a_configuration_counts_parameters_without_the_model(model, config, count):
+    assert config().num_parameters == count
+    changes = {"embed_dim": 24, "num_heads": 2, "num_layers": 3, "vocab_size": 50}
+    # tokens of the published vocabulary are none of this one
+    changes |= {"eos_token_id": None, "bos_token_id": None}
+    for more in ({}, {"intermediate_dim": 7}, {"tie_embeddings": False}):
+        small = config(**changes, **more)
+        with torch.device("meta"):
+            assert model(small).num_parameters() == small.num_parameters
+
+
+@pytest.mark.parametrize(("model", "config", "count"), SIZES)
 def test_transformers_counts_the_same_for_the_exported_configuration(model, config, count):
     exported = (hf_format.GPT_FORMAT if model is GPT else hf_format.GPT2_FORMAT).config_to_hf(
         config()

@@ -37,6 +37,12 @@ def check_range(what: str, ids: Tensor, limit: int) -> None:
         raise ValueError(f"{what} {low if low < 0 else high} is outside 0 to {limit - 1}")
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, not a {type(value).__name__}")
+
+
 class BaseModel(nn.Module):
     """logits = lm_head(decoder(input_ids)).
 
@@ -96,6 +102,10 @@ class BaseModel(nn.Module):
             ValueError: shapes, dtypes, ids or the length are not as above. On
                 a GPU the ids are not read back: check them where they come from.
         """
+        check_tensor("input_ids", input_ids)
+        for name, given in {"attention_mask": attention_mask, "position_ids": position_ids}.items():
+            if given is not None:
+                check_tensor(name, given)
         past_length = 0 if cache is None else cache.get_seq_length()
         self._check(input_ids, attention_mask, position_ids, cache, past_length)
         query_length = input_ids.shape[1]
@@ -178,8 +188,13 @@ class BaseModel(nn.Module):
                 missing or unused, or this project cannot express the model.
         """
         config, weights = read_model_folder(Path(folder), cls.hf_format)
-        with torch.device("meta"):
-            model = cls(config)  # type: ignore[call-arg]
+        try:
+            with torch.device("meta"):
+                model = cls(config)  # type: ignore[call-arg]
+        except RuntimeError as error:
+            raise ValueError(
+                f"{folder}: no tensor has the configuration's sizes: {error}"
+            ) from None
         for name, parameter in model.state_dict().items():
             if weights[name].shape != parameter.shape:
                 raise ValueError(

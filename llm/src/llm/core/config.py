@@ -17,24 +17,24 @@ def default(value: T | None, otherwise: T) -> T:
     return otherwise if value is None else value
 
 
-def check_count(name: str, value: object, *, minimum: int = 1) -> None:
-    """Raise unless `value` is a whole number of at least `minimum`."""
+def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | None = None) -> None:
+    """Raise unless `value` is a whole number of at least `minimum`, and at most `maximum`."""
     # bool is an int to Python: `num_layers=True` is a mistake all the same
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {minimum}")
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    if not fits or (maximum is not None and value > maximum):  # type: ignore[operator]
+        limit = "" if maximum is None else f" and at most {maximum}"
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {minimum}{limit}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise unless `value` is True or False: "no" would be true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be true or false")
 
 
 def check_seed(seed: object) -> None:
     """Raise unless every random generator takes the seed."""
-    check_count("seed", seed, minimum=0)
-    if seed >= 2**63:  # type: ignore[operator]
-        raise ValueError(f"seed={seed} must be below 2^63")
-
-
-def check_flag(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be true or false")
+    check_count("seed", seed, minimum=0, maximum=2**63 - 1)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -135,6 +135,11 @@ class ModelConfig:
                     raise ValueError(
                         f"{name}={token_id} is outside the vocabulary of {self.vocab_size} tokens"
                     )
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, worked out without building it; a shared one counts once."""
+        raise NotImplementedError
 
     @classmethod
     def of(cls: type[Config], config: Config | Mapping[str, Any]) -> Config:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from llm.core.memory import machine_memory
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of that name; "auto" takes CUDA, then MPS, then the CPU.
@@ -23,3 +25,11 @@ def choose_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here: {reason}") from None
     return device
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of memory that the device has in all; None where nobody says."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    # MPS shares the machine's
+    return machine_memory()

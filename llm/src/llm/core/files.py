@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# of what is read whole, nothing comes near it
+LARGEST_READ = 1 << 30
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -48,17 +52,48 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_regular(path: Path) -> None:
+    """Raise unless a file is there that begins and ends, as a pipe or a device need not.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is not a regular file.
+        OSError: it cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe or a device"
+        raise ValueError(f"{path} is not a regular file, but a {kind}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of settings, an index or a vocabulary.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a regular file, or has more than 2^30 bytes.
+        OSError: it cannot be read.
+    """
+    check_regular(path)
+    size = path.stat().st_size
+    if size > LARGEST_READ:
+        raise ValueError(f"{path} is too large to be read whole: it has {size:,} bytes")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8 JSON, nested too deeply, or not an object.
+        ValueError: it is not a regular file, not UTF-8 JSON, nested too deeply, or not an object.
     """
+    text = read_bytes(path)
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
+        content = json.loads(text)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     except RecursionError:

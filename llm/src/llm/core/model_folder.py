@@ -7,6 +7,7 @@ architecture's `HFFormat`; how they lie on disk is the same for all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm.core.config import ModelConfig
-from llm.core.files import read_json, replace_file, write_json
+from llm.core.files import check_regular, read_json, replace_file, write_json
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -113,7 +114,8 @@ def read_model_folder(folder: Path, hf_format: HFFormat) -> tuple[ModelConfig, d
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS_FILE).exists():
+    # a link that leads nowhere is damage, not a model in several files
+    if os.path.lexists(folder / WEIGHTS_FILE):
         return _load_safetensors(folder / WEIGHTS_FILE)
     if not (folder / INDEX_FILE).exists():
         pickled = sorted(path.name for path in folder.glob("*.bin"))
@@ -136,11 +138,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    check_regular(path)
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise OSError(f"{path} cannot be read: {error}") from None
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None

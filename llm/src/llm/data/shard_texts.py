@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from llm.core.config import check_count
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
+LOCK_FILE = "shards.lock"
+
+SHARD_FILE = re.compile(r"shard-\d+\.(bin|idx)")
 
 # longer texts are encoded in pieces of this size, shorter ones together
 PIECE_CHARACTERS = 1 << 20
@@ -48,6 +53,10 @@ CUT_WINDOW = 1 << 12
 
 Text = str | Iterable[str]
 TokenIds = npt.NDArray[np.int32]
+
+
+class ShardsInUseError(RuntimeError):
+    """Another process writes into the folder."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,11 @@ class TextFile:
         done = 0
         with open(self.path, "rb") as file:
             while True:
-                content = file.read(PIECE_CHARACTERS)
+                try:
+                    content = file.read(PIECE_CHARACTERS)
+                except OSError as error:
+                    # unlike a failed open it does not say of what
+                    raise OSError(error.errno, error.strerror, str(self.path)) from None
                 kept = len(decoder.getstate()[0])
                 try:
                     part = decoder.decode(content, final=not content)
@@ -139,6 +152,7 @@ def write_shards(
 
     Raises:
         FileExistsError: the folder holds something else.
+        ShardsInUseError: another process writes into it.
         ValueError: it holds shards of another tokenizer, size or text; an
             argument is outside its range; or there is no text.
         TypeError: `documents` is a single string.
@@ -155,24 +169,66 @@ def write_shards(
         eos_token_id=tokenizer.eos_token_id,
         shard_tokens=shard_tokens,
     )
-    index = replace(index, shards=_kept(folder, index))
-    pieces = _after(_pieces(documents), index.shards, folder)
-    with tqdm(desc="tokenizing", unit="token", unit_scale=True, disable=not show_progress) as bar:
-        bar.update(sum(shard.tokens for shard in index.shards))
-        for shard in _write(folder, _encode(pieces, tokenizer, num_workers), index, bar):
-            index = replace(index, shards=[*index.shards, shard])
-            write_json(folder / PROGRESS_FILE, index.to_dict())
-    if not index.shards:
-        raise ValueError("there is no text to write: every document is empty")
-    write_json(folder / INDEX_FILE, index.to_dict())
-    (folder / PROGRESS_FILE).unlink(missing_ok=True)
+    with _one_writer(folder):
+        earlier = _earlier(folder, index)
+        index = replace(index, shards=_kept(folder, index, earlier))
+        # of the first shard that is written anew
+        replaced = earlier[len(index.shards)] if len(earlier) > len(index.shards) else None
+        pieces = _after(_pieces(documents), index.shards, folder)
+        encoded = _encode(pieces, tokenizer, num_workers)
+        with tqdm(
+            desc="tokenizing", unit="token", unit_scale=True, disable=not show_progress
+        ) as bar:
+            bar.update(sum(shard.tokens for shard in index.shards))
+            for shard in _write(folder, encoded, index, bar, replaced):
+                index = replace(index, shards=[*index.shards, shard])
+                write_json(folder / PROGRESS_FILE, index.to_dict())
+        if not index.shards:
+            raise ValueError("there is no text to write: every document is empty")
+        write_json(folder / INDEX_FILE, index.to_dict())
+        (folder / PROGRESS_FILE).unlink(missing_ok=True)
+        _remove_others(folder, index)
     return TokenShards(folder)
 
 
-def _kept(folder: Path, wanted: ShardIndex) -> list[Shard]:
-    """The shards of an earlier call that are whole; the folder is made if it is not there."""
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Be the one that writes into the folder, which is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    ours = re.compile(rf"\.?(shard-\d+\.(bin|idx)|{INDEX_FILE}|{PROGRESS_FILE})(\.\d+)?(\.tmp)?")
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ShardsInUseError(
+            f"another process writes into {folder}: wait for it, or stop it first"
+        ) from None
+    try:
+        yield
+    finally:
+        # while it is held: filelock does not take one whose file is gone for a lock
+        with suppress(OSError):
+            (folder / LOCK_FILE).unlink()
+        lock.release()
+
+
+def _remove_others(folder: Path, index: ShardIndex) -> None:
+    """Delete what an earlier, larger work left: shards that the index does not list."""
+    listed = {INDEX_FILE, LOCK_FILE}
+    listed |= {f"{shard.name}{suffix}" for shard in index.shards for suffix in (".bin", ".idx")}
+    for path in folder.iterdir():
+        if path.name not in listed:
+            path.unlink()
+
+
+def _earlier(folder: Path, wanted: ShardIndex) -> list[Shard]:
+    """The shards of an earlier call; everything in the folder is of such a one.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        ValueError: the shards are of another tokenizer or size, or their index is damaged.
+    """
+    names = rf"{SHARD_FILE.pattern}|{INDEX_FILE}|{PROGRESS_FILE}|{LOCK_FILE}"
+    ours = re.compile(rf"\.?({names})(\.\d+)?(\.tmp)?")
     foreign = sorted(path.name for path in folder.iterdir() if not ours.fullmatch(path.name))
     if foreign:
         raise FileExistsError(
@@ -189,8 +245,13 @@ def _kept(folder: Path, wanted: ShardIndex) -> list[Shard]:
                 f"{there[0]} was written with {name}={getattr(earlier, name)!r}, not {value!r}: "
                 "choose another folder, or delete this one"
             )
+    return earlier.shards
+
+
+def _kept(folder: Path, wanted: ShardIndex, earlier: list[Shard]) -> list[Shard]:
+    """Those of them that are whole."""
     kept: list[Shard] = []
-    for shard in earlier.shards:
+    for shard in earlier:
         # the last may be short, and would not be if the corpus has grown since
         if shard.tokens < wanted.shard_tokens:
             break
@@ -240,10 +301,14 @@ def _after(pieces: Iterator[_Piece], shards: list[Shard], folder: Path) -> Itera
     if shards:
         written = shards[-1].source_sha256
         if not any(piece.source_sha256 == written for piece in pieces):
-            raise ValueError(
-                f"{folder} was begun with other text: choose another folder, or delete this one"
-            )
+            raise _other_text(folder)
     return pieces
+
+
+def _other_text(folder: Path) -> ValueError:
+    return ValueError(
+        f"{folder} was begun with other text: choose another folder, or delete this one"
+    )
 
 
 def _encode(
@@ -301,9 +366,24 @@ def _encode_texts(texts: list[str]) -> list[TokenIds]:
 
 
 def _write(
-    folder: Path, encoded: Iterator[tuple[_Piece, TokenIds]], index: ShardIndex, bar: Bar
+    folder: Path,
+    encoded: Iterator[tuple[_Piece, TokenIds]],
+    index: ShardIndex,
+    bar: Bar,
+    replaced: Shard | None,
 ) -> Iterator[Shard]:
-    """Write shard after shard, each announced when it is durable."""
+    """Write shard after shard, each announced when it is durable.
+
+    Args:
+        folder: of the shards.
+        encoded: what is in them.
+        index: of those that are there.
+        bar: shows the tokens.
+        replaced: the shard in whose place the first comes; its text has to come again.
+
+    Raises:
+        ValueError: it does not.
+    """
     for number in count(len(index.shards)):
         source, between = "", True
         with ShardWriter(folder, f"shard-{number:05d}", index.vocab_size) as writer:
@@ -314,10 +394,14 @@ def _write(
                     between = False
                 writer.add(token_ids)
                 bar.update(token_ids.size)
+                if replaced is not None and piece.source_sha256 == replaced.source_sha256:
+                    replaced = None
                 if piece.source_sha256 is not None:
                     source, between = piece.source_sha256, True
                     if writer.tokens >= index.shard_tokens:
                         break
+            if replaced is not None:
+                raise _other_text(folder)
             if not writer.documents:
                 return
             yield writer.finish(source_sha256=source)

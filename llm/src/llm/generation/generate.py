@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from llm.core.attention_mask import check_attention_mask
-from llm.core.base_model import BaseModel, check_range
-from llm.core.config import build, check_count
+from llm.core.base_model import BaseModel, check_range, check_tensor
+from llm.core.config import build, check_count, check_flag
 from llm.core.eval_mode import eval_mode
 from llm.core.kv_cache import KVCache
 from llm.generation.sampling import SamplingConfig, apply_repetition_penalty, sample
@@ -78,6 +78,9 @@ def stream(
     # checked here and not in the generator below, which runs when first asked
     config = build(SamplingConfig, sampling)
     check_count("max_new_tokens", max_new_tokens, minimum=0)
+    check_flag("use_cache", use_cache)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator={generator!r} must be a torch.Generator, or None")
     if vocab_size is None:
         vocab_size = model.config.vocab_size
     check_count("vocab_size", vocab_size)
@@ -94,7 +97,8 @@ def stream(
         pad_token_id = eos_ids[0] if eos_ids else 0
     for name, token_id in [*(("eos_token_id", i) for i in eos_ids), ("pad_token_id", pad_token_id)]:
         check_count(name, token_id, minimum=0)
-        check_range(name, torch.tensor(token_id), model.config.vocab_size)
+        if token_id >= model.config.vocab_size:
+            raise ValueError(f"{name} {token_id} is outside 0 to {model.config.vocab_size - 1}")
     end_ids = torch.tensor(eos_ids, dtype=torch.int64, device=input_ids.device)
     return _stream(
         model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id, vocab_size,
@@ -167,6 +171,7 @@ def _check_prompt(
     input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int
 ) -> Tensor | None:
     """The attention mask, or None where nothing is padded."""
+    check_tensor("input_ids", input_ids)
     if input_ids.dim() != 2 or input_ids.dtype != torch.int64:
         raise ValueError(
             "input_ids must be int64 of shape (batch, tokens), not "
@@ -177,6 +182,7 @@ def _check_prompt(
     check_range("token id", input_ids.cpu(), vocab_size)
     if attention_mask is None:
         return None
+    check_tensor("attention_mask", attention_mask)
     if attention_mask.dim() != 2:
         raise ValueError(
             f"attention_mask of shape {tuple(attention_mask.shape)} must be (batch, tokens)"
@@ -196,4 +202,5 @@ def _check_prompt(
 def _eos_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
     if eos_token_id is None:
         return []
-    return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    # what is no list of ids is named by the check that follows
+    return list(eos_token_id) if isinstance(eos_token_id, Sequence) else [eos_token_id]

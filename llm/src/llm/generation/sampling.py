@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llm.core.config import check_count, check_number
+from llm.core.config import check_count, check_flag, check_number
 
-# below it, logits overflow in float32
-SMALLEST_DIVISOR = 1e-6
+# outside of these, logits overflow in float32
+SMALLEST_DIVISOR, LARGEST_DIVISOR = 1e-6, 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class SamplingConfig:
     Args:
         do_sample: draw from the distribution; False takes the likeliest token,
             and of the rest only the repetition penalty may then be given.
-        temperature: divides the logits, ≥ 1e-6; below 1 sharpens.
+        temperature: divides the logits, in [1e-6, 1e6]; below 1 sharpens.
         top_k: keep that many likeliest tokens, ≥ 1.
         top_p: keep the fewest likeliest tokens that hold this probability, in
             (0, 1].
         min_p: keep tokens with at least this share of the likeliest one's
             probability, in [0, 1].
-        repetition_penalty: ≥ 1e-6; above 1 makes tokens that are there already
+        repetition_penalty: in [1e-6, 1e6]; above 1 makes tokens that are there already
             less likely.
 
     Raises:
@@ -43,9 +43,10 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        check_flag("do_sample", self.do_sample)
         for name in ("temperature", "repetition_penalty"):
             value = getattr(self, name)
-            check_number(name, value, low=SMALLEST_DIVISOR, high=float("inf"), inclusive=False)
+            check_number(name, value, low=SMALLEST_DIVISOR, high=LARGEST_DIVISOR, inclusive=True)
         if self.top_k is not None:
             check_count("top_k", self.top_k)
         if self.top_p is not None:

@@ -46,7 +46,9 @@ def stream_text(
         ValueError: the prompt holds no tokens, a stop string is empty, or as
             `stream`.
     """
-    stops = [stop] if isinstance(stop, str) else list(stop)
+    stops = [stop] if not isinstance(stop, Sequence) or isinstance(stop, str) else list(stop)
+    if not all(isinstance(each, str) for each in stops):
+        raise ValueError(f"stop={stop!r} must be text, or a list of texts")
     if "" in stops:
         raise ValueError("a stop string is empty")
     # the template may end the text with <eos>, which is not how a prompt goes on

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+from llm.core.files import read_bytes
 from llm.tokenizers._byte_level import BYTE_TO_CHAR, to_printable
 from llm.tokenizers._json_node import JsonNode, parse_json
 from llm.tokenizers._pretokenize import from_tiktoken_pattern
@@ -113,10 +114,11 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        ValueError: it is not UTF-8.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a regular file, or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from error
 

@@ -20,7 +20,7 @@ from llm.training.optimizer import get_optimizer
 from llm.training.packing import PackedDocuments, document_attention_mask
 from llm.training.ranks import Ranks, joined_ranks
 from llm.training.resume_check import ResumeMismatchError, verify_resume
-from llm.training.run_folder import RunInUseError, delete_run
+from llm.training.run_folder import RunInUseError, check_is_run, delete_run
 from llm.training.scheduler import cosine_schedule, linear_schedule
 from llm.training.stream import ExampleStream, Mixture, ShuffledStream
 from llm.training.trainer import Trainer
@@ -45,6 +45,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingStoppedError",
     "ValidationResult",
+    "check_is_run",
     "collate",
     "cosine_schedule",
     "count_targets",

@@ -177,20 +177,25 @@ class RunFolder:
                 entry.unlink()
 
 
-def delete_run(folder: Path) -> None:
-    """Delete a run folder, if it holds a run and nothing else.
-
-    Raises:
-        FileExistsError: it holds no run, or something that is not of one; nothing is deleted.
-        RunInUseError: a process writes into it.
-    """
+def check_is_run(folder: Path) -> None:
+    """Raise FileExistsError unless a folder holds a run, or its beginning, and nothing else."""
     run = RunFolder(folder)
     if folder.is_symlink() or not (run.is_run or all(map(_is_of_start, folder.iterdir()))):
         raise FileExistsError(f"{folder} is no run (it has no {RUN_FILE}): it is left alone")
     foreign = sorted(entry.name for entry in folder.iterdir() if not _is_of_run(entry))
     if foreign:
         raise FileExistsError(f"{folder / foreign[0]} is not of a run: {folder} is left alone")
-    with run.writing():
+
+
+def delete_run(folder: Path) -> None:
+    """Delete a run folder, if it holds a run and nothing else.
+
+    Raises:
+        FileExistsError: as `check_is_run`; nothing is deleted.
+        RunInUseError: a process writes into it.
+    """
+    check_is_run(folder)
+    with RunFolder(folder).writing():
         # last, so that what a crash leaves is still a run to delete
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name in (RUN_FILE, LOCK_FILE))
         for entry in entries:

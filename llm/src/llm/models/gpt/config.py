@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from llm.core.config import ModelConfig, check_choice, check_count, check_number
+from llm.core.config import ModelConfig, check_choice, check_count, check_number, default
 from llm.core.feed_forward import ACTIVATIONS
 
 
@@ -43,6 +43,19 @@ class GPTFamilyConfig(ModelConfig):
                 check_number(name, getattr(self, name), low=0, high=1, inclusive=False)
         check_number("norm_eps", self.norm_eps, low=0, high=math.inf, inclusive=False)
 
+    @property
+    def num_parameters(self) -> int:
+        """Embeddings, and in each block four projections of attention, two of the feed-forward
+        network, and two norms, all with biases.
+        """
+        width = self.embed_dim
+        inner = default(self.intermediate_dim, 4 * width)
+        attention = 4 * (width * width + width)
+        feed_forward = 2 * width * inner + inner + width
+        embeddings = (self.vocab_size + self.max_position_embeddings) * width
+        head = 0 if self.tie_embeddings else self.vocab_size * width
+        return embeddings + head + self.num_layers * (attention + feed_forward + 4 * width)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(GPTFamilyConfig):
@@ -76,6 +89,11 @@ class GPT2Config(GPTFamilyConfig):
     """
 
     model_type: ClassVar[str] = "gpt2"
+
+    @property
+    def num_parameters(self) -> int:
+        """As GPT, and the final norm."""
+        return super().num_parameters + 2 * self.embed_dim
 
     @classmethod
     def gpt2_small(cls, **changes: Any) -> GPT2Config:

@@ -174,6 +174,12 @@ class GPTFormat:
             name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": weight
             for name, weight in hf_weights.items()
         }
+        # before the names of blocks that a damaged configuration has billions of
+        if config.num_layers > len(hf_weights):
+            raise ValueError(
+                f"num_layers={config.num_layers} is more than its {len(hf_weights)} weights: "
+                "blocks are missing"
+            )
         names = self._names(config)
         missing = [theirs for theirs in names.values() if theirs not in hf_weights]
         if missing:
