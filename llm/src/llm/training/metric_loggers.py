@@ -142,7 +142,7 @@ def _make(name: str) -> MetricLogger:
     check_choice("logger", name, ("tensorboard", "trackio"))
     if importlib.util.find_spec(name) is None:
         raise MissingPackageError(
-            f"the logger {name} needs the package {name}: pip install 'llm[{name}]', or "
-            f"uv sync --extra {name}"
+            f"the logger {name} needs a package that is not installed: install llm[{name}], or "
+            f"{name} itself"
         )
     return TensorBoardLogger() if name == "tensorboard" else TrackioLogger()
