@@ -4,10 +4,12 @@ import importlib.util
 import json
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,7 +22,9 @@ from llm.training import (
     delete_run,
     flat_line,
 )
+from llm.training.metric_loggers import MetricLoggers
 from llm.training.ranks import Ranks
+from llm.training.trackio_logger import TrackioLogger
 
 
 @pytest.fixture
@@ -398,41 +402,58 @@ def test_a_line_is_flat():
     assert flat_line(line) == (numbers, {"sample": "Ab"})
 
 
+# of train_on_ranks.py, so that another process can make it too
+make_other_trainer = runpy.run_path(str(Path(__file__).with_name("train_on_ranks.py")))[
+    "make_trainer"
+]
+DIE_IN_STEP_SIX = """
+import os, runpy, signal, sys
+from llm.training.metric_loggers import MetricLoggers
+make_trainer = runpy.run_path(sys.argv[1])["make_trainer"]
+trainer = make_trainer(sys.argv[2], steps=8, save_every=3, sample_every=3)
+trainer.loggers = MetricLoggers(["trackio", "tensorboard"])
+step = trainer.train_step
+trainer.train_step = lambda: (
+    os.kill(os.getpid(), signal.SIGKILL) if trainer.step == 5 else step()
+)
+trainer.train()
+"""
+
+
 @pytest.mark.slow
-def test_trackio_says_what_the_metrics_say_after_a_kill_and_a_resume(
-    make_trainer, tmp_path, monkeypatch
-):
+def test_trackio_says_what_the_metrics_say_after_a_kill_and_a_resume(tmp_path):
     run = tmp_path / "run"
-    # were it asked whose token it is, HuggingFace would be
-    monkeypatch.setenv("HF_TOKEN", "hf_none")
-    pid = os.fork()
-    if pid == 0:
-        trainer = make_trainer(run, "trackio", "tensorboard")
-        step = trainer.train_step
-
-        def step_or_die():
-            if trainer.step == 5:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step()
-
-        trainer.train_step = step_or_die
-        trainer.train()
-    _, status = os.waitpid(pid, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    # what was given to it is written all the same
+    worker = str(Path(__file__).with_name("train_on_ranks.py"))
+    process = subprocess.run([sys.executable, "-c", DIE_IN_STEP_SIX, worker, str(run)])
+    assert process.returncode == -signal.SIGKILL
+    # what was given to trackio's process is written all the same
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if list((run / "trackio").glob("*.db")) and len(in_trackio(run)[0].get("loss", [])) == 5:
-            break
+    while not list((run / "trackio").glob("*.db")) or len(in_trackio(run)[0].get("loss", [])) < 5:
+        assert time.monotonic() < deadline
         time.sleep(0.5)
     assert_same(in_trackio(run), run, rel=1e-12)
     assert_in_tensorboard(run)
-    resumed = make_trainer(run, "trackio", "tensorboard")
+    resumed = make_other_trainer(run, steps=8, save_every=3, sample_every=3)
+    resumed.loggers = MetricLoggers(["trackio", "tensorboard"])
     resumed.resume()
     assert resumed.step == 3
     resumed.train()
     assert_same(in_trackio(run), run, rel=1e-12)
     assert_in_tensorboard(run)
+    assert [step for step, _ in in_trackio(run)[0]["loss"]] == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_trackios_process_of_a_killed_training_does_not_mix_with_the_next(tmp_path):
+    lines = [{"step": step, "loss": float(step)} for step in range(1, 2001)]
+    left, new = TrackioLogger(), TrackioLogger()
+    left.begin(tmp_path, lines)
+    # as the end of its training leaves it
+    left._process.stdin.close()
+    new.begin(tmp_path, lines[:3])
+    new.close()
+    left._process.wait(60)
+    assert in_trackio(tmp_path) == ({"loss": [(1, 1.0), (2, 2.0), (3, 3.0)]}, {})
 
 
 @pytest.mark.slow

@@ -15,13 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from llm.training.metric_loggers import flat_line
 from llm.training.run_folder import TRACKIO_FOLDER
+from llm.training.trackio_writer import LOCK_FILE
 
 _WRITER = Path(__file__).with_name("trackio_writer.py")
 # that send what is logged elsewhere; `trackio sync` does so afterwards
 _ONLINE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_WEBHOOK_URL")
-# to write what is left
+# seconds to write what is left
 _PATIENCE = 60
 
 
@@ -39,8 +42,14 @@ class TrackioLogger:
     def begin(self, run_folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         """Start the process, and give it these lines."""
         folder = (run_folder / TRACKIO_FOLDER).absolute()
-        if folder.exists():
-            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        # the process of a training that was killed may still be writing
+        with FileLock(folder / LOCK_FILE, timeout=_PATIENCE):
+            for entry in folder.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                elif entry.name != LOCK_FILE:
+                    entry.unlink()
         environment = {name: value for name, value in os.environ.items() if name not in _ONLINE}
         # a pipe that nobody reads could fill, and hold the training up
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -48,11 +57,14 @@ class TrackioLogger:
             [sys.executable, str(_WRITER), run_folder.absolute().name],
             env={**environment, "TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=self._errors,
             # Ctrl-C is for the training, which closes this
             start_new_session=True,
         )
+        assert self._process.stdout is not None
+        with self._process.stdout as locked:
+            locked.readline()
         for line in lines:
             self._send(line)
 

@@ -2,18 +2,24 @@
 
     python trackio_writer.py NAME
 
-A line is JSON, [step, numbers by name, texts by name]. The environment says where the
-database is.
+A line is JSON, [step, numbers by name, texts by name]. The environment's TRACKIO_DIR is
+where the database will be. The process says "locked" when nobody else writes there.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+# held for as long as the process may write
+LOCK_FILE = ".writer.lock"
 
 
 def main(name: str) -> None:
@@ -45,4 +51,8 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with FileLock(Path(os.environ["TRACKIO_DIR"]) / LOCK_FILE), open(os.devnull, "w") as nowhere:
+        print("locked", flush=True)
+        # what trackio prints
+        sys.stdout = nowhere
+        main(sys.argv[1])
