@@ -457,6 +457,16 @@ def test_trackios_process_of_a_killed_training_does_not_mix_with_the_next(tmp_pa
 
 
 @pytest.mark.slow
+def test_trackios_process_outlives_a_signal_to_all(tmp_path):
+    log = TrackioLogger()
+    log.begin(tmp_path, [{"step": 1, "loss": 1.0}])
+    log._process.send_signal(signal.SIGTERM)
+    log.log({"step": 2, "loss": 2.0})
+    log.close()
+    assert in_trackio(tmp_path) == ({"loss": [(1, 1.0), (2, 2.0)]}, {})
+
+
+@pytest.mark.slow
 def test_trackios_process_that_dies_is_one_warning(make_trainer, tmp_path, caplog):
     trainer = make_trainer(tmp_path / "run", "trackio")
     step = trainer.train_step

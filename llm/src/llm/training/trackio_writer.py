@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import textwrap
 import warnings
@@ -51,6 +52,8 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
+    # a scheduler may tell every process to end: this one does when its input ends
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with FileLock(Path(os.environ["TRACKIO_DIR"]) / LOCK_FILE), open(os.devnull, "w") as nowhere:
         print("locked", flush=True)
         # what trackio prints
