@@ -13,6 +13,8 @@ transformers both open.
 from __future__ import annotations
 
 import contextlib
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,6 +53,11 @@ class Texts(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Train, and say what came of it."""
     settings, run_folder, checkpoint = read_arguments(arguments)
+    if settings.log:
+        # a package that is missing is said before the work, not after it
+        from llm.training.metric_loggers import MetricLoggers
+
+        MetricLoggers(settings.log)
     texts = None if settings.data.shards else read_texts(settings)
     new = None
     if run_folder is None and is_main_process():
@@ -132,6 +139,7 @@ def train(
             sample_options=settings.generation.options(),
             run_folder=run_folder,
             run_info=describe(settings, texts),
+            loggers=() if settings.verify_resume else settings.log,
             show_progress=not settings.verify_resume,
         )
 
@@ -148,26 +156,25 @@ def train(
         if trainer.step == trainer.config.steps:
             print(f"The run is finished after {trainer.step} steps: give more with --steps")
             return
-    else:
+    # one writer, and its logs open, from the first sample to the last
+    with trainer.writing():
+        if not settings.resume:
+            trainer.sample()
+        validation = trainer.train()
+        print()
+        # by all processes, which may share the model; the main one writes
         trainer.sample()
-    validation = trainer.train()
     assert validation is not None  # there is a validation dataset
-    print(
-        f"Trained {trainer.step} steps, {trainer.tokens:,} tokens, in "
-        f"{trainer.state.seconds:.0f} s\n"
-    )
     if is_main_process():
+        print()
         if isinstance(train_dataset, TextDataset) and isinstance(validation_dataset, TextDataset):
             assert texts is not None
             report(validation, train_dataset, validation_dataset, tokenizer, texts.validation)
         else:
             print(f"On the validation shards: {validation.loss:.3f} nats a token")
-        print()
-    # by all processes, which may share the model; the main one writes
-    trainer.sample()
-    if is_main_process():
-        plot_losses(run_folder)
-        what_next(run_folder)
+        plot = plot_losses(run_folder)
+        print(f"\n{trainer.summary()}\n  {plot.name:16}the losses, drawn")
+        what_next(settings.log, run_folder)
 
 
 def read_arguments(arguments: list[str]) -> tuple[TrainScript, Path | None, Path | None]:
@@ -310,7 +317,7 @@ def describe(settings: TrainScript, texts: Texts | None) -> dict[str, object]:
     if texts is not None:
         data["train_sha256"] = fingerprint(texts.train)
         data["validation_sha256"] = fingerprint(texts.validation)
-    return {"data": data, "generation": vars(settings.generation)}
+    return {"data": data, "generation": vars(settings.generation), "log": settings.log}
 
 
 def announce(
@@ -354,12 +361,17 @@ def report(
         print(f"  {name:22}{result.loss:12.3f}{result.perplexity:12.1f}{bits:12.3f}")
 
 
-def what_next(run_folder: Path) -> None:
+def what_next(logs: Sequence[str], run_folder: Path) -> None:
     """Print what to try with the trained model."""
     generate = "uv run python experiments/llm_only/generate_gpt_bpe.py"
-    print(f"""
-The run is in {run_folder}: final/ (the model), loss.png, metrics.jsonl, run.json
-Try next:
+    show = {
+        "tensorboard": f"uv run tensorboard --logdir {shlex.quote(str(run_folder.parent))}",
+        "trackio": f"TRACKIO_DIR={shlex.quote(str(run_folder / 'trackio'))} uv run trackio show",
+    }
+    print("\nTry next:")
+    for log in logs:
+        print(f"  {show[log]}")
+    print(f"""\
   {generate} --prompt "The statement"
   {generate} --compare
   {generate} --interactive

@@ -391,6 +391,8 @@ class TrainScript:
         config: TOML file that holds the defaults below.
         run: Name of the run, a new folder of checkpoints/; empty for the
             model and the time.
+        log: What shows the metrics besides metrics.jsonl; several are possible.
+            The logs lie in the run's folder.
         resume: Go on with a run, with the settings that it was started with:
             alone, with the newest checkpoint of --run or of the newest run; or
             with the checkpoint that it names, a folder step-….
@@ -407,6 +409,7 @@ class TrainScript:
     data: DataSettings
     training: TrainingSettings
     generation: GenerationSettings
+    log: tuple[Literal["tensorboard", "trackio"], ...] = ()
     resume: str = ""
     allow_changed: tuple[str, ...] = ()
     overwrite: bool = False
@@ -414,6 +417,10 @@ class TrainScript:
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
+        for name in self.log:
+            check_choice("log", name, ("tensorboard", "trackio"))
+        if len(set(self.log)) < len(self.log):
+            raise ValueError(f"log={list(self.log)} names one twice")
         if self.resume and (self.overwrite or self.verify_resume):
             raise ValueError("--resume goes with neither --overwrite nor --verify-resume")
         if self.allow_changed and not self.resume:
@@ -539,7 +546,8 @@ def load_resumed_settings(run_folder: Path, arguments: Sequence[str], *, prog: s
                 # the run says more than was asked for, such as what a text's fingerprint is
                 fields = [field.name for field in dataclasses.fields(kind)]
                 sections[name] = {key: content[name][key] for key in fields if key in content[name]}
-        settings = _build(TrainScript, {"config": path, "run": "", **sections}, "the file")
+        top = {"config": path, "run": "", "log": content.get("log", [])}
+        settings = _build(TrainScript, {**top, **sections}, "the file")
     except ValueError as error:
         raise ValueError(f"{path} is not of a run to resume: {error}") from None
     return parse_arguments(TrainScript, settings, _spell_out(arguments), prog=prog)

@@ -16,11 +16,13 @@ from llm.training.errors import (
     TrainingStoppedError,
 )
 from llm.training.loss import count_targets, next_token_loss
+from llm.training.metric_loggers import MetricLogger, MissingPackageError, flat_line
 from llm.training.optimizer import get_optimizer
 from llm.training.packing import PackedDocuments, document_attention_mask
 from llm.training.ranks import Ranks, joined_ranks
 from llm.training.resume_check import ResumeMismatchError, verify_resume
 from llm.training.run_folder import RunInUseError, check_is_run, delete_run
+from llm.training.run_summary import RunSummary
 from llm.training.scheduler import cosine_schedule, linear_schedule
 from llm.training.stream import ExampleStream, Mixture, ShuffledStream
 from llm.training.trainer import Trainer
@@ -31,6 +33,8 @@ __all__ = [
     "BadStepError",
     "ExampleStream",
     "LossSpikeError",
+    "MetricLogger",
+    "MissingPackageError",
     "Mixture",
     "NonFiniteLossError",
     "OutOfMemoryError",
@@ -38,6 +42,7 @@ __all__ = [
     "Ranks",
     "ResumeMismatchError",
     "RunInUseError",
+    "RunSummary",
     "ShuffledStream",
     "TextDataset",
     "Trainer",
@@ -51,6 +56,7 @@ __all__ = [
     "count_targets",
     "delete_run",
     "document_attention_mask",
+    "flat_line",
     "get_optimizer",
     "joined_ranks",
     "linear_schedule",

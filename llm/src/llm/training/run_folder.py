@@ -4,6 +4,8 @@ checkpoints/<run>/
     run.json         what was run
     run.lock         held by the one process that writes
     metrics.jsonl    a line for each thing that was measured
+    tensorboard/     the same, for programs that show it (`llm.training.metric_loggers`)
+    trackio/
     step-000200/     checkpoints (`llm.training.checkpoint`)
     final/           the trained model
 """
@@ -38,10 +40,15 @@ METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
 FINAL_FOLDER = "final"
+TENSORBOARD_FOLDER = "tensorboard"
+TRACKIO_FOLDER = "trackio"
 # drawn into the run by the scripts
 PLOT_FILE = "loss.png"
 
+LOG_FOLDERS = (TENSORBOARD_FOLDER, TRACKIO_FOLDER)
+
 _FILES = {METRICS_FILE, RUN_FILE, LOCK_FILE, PLOT_FILE}
+_FOLDERS = {FINAL_FOLDER, *LOG_FOLDERS}
 # What a write that a crash cut short leaves behind.
 _TEMPORARY_FILE = re.compile(r"\..+\.tmp")
 
@@ -128,6 +135,14 @@ class RunFolder:
         line = json.dumps(values, ensure_ascii=False)
         with open(self.path / METRICS_FILE, "a", encoding="utf-8", newline="\n") as file:
             file.write(line + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of the metrics."""
+        path = self.path / METRICS_FILE
+        if not path.exists():
+            return []
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
 
     def flush_metrics(self) -> int:
         """Bring the metrics to the disk; how many bytes they are."""
@@ -216,5 +231,5 @@ def _is_of_run(entry: Path) -> bool:
         return False
     if entry.is_dir():
         patterns = (STEP_FOLDER, ASIDE_FOLDER, UNFINISHED_FOLDER)
-        return entry.name == FINAL_FOLDER or any(p.fullmatch(entry.name) for p in patterns)
+        return entry.name in _FOLDERS or any(p.fullmatch(entry.name) for p in patterns)
     return entry.name in _FILES or bool(_TEMPORARY_FILE.fullmatch(entry.name))

@@ -42,6 +42,7 @@ from llm.training.errors import (
     TrainingStoppedError,
 )
 from llm.training.loss import count_targets
+from llm.training.metric_loggers import MetricLogger, MetricLoggers
 from llm.training.optimizer import get_optimizer
 from llm.training.parallel import is_sharded, reshard, whole
 from llm.training.precision import autocast, next_loss_scale
@@ -49,6 +50,7 @@ from llm.training.random_state import random_state, restore_random_state, seed_r
 from llm.training.ranks import Ranks, device_of_rank
 from llm.training.run_folder import FINAL_FOLDER, RunFolder
 from llm.training.run_settings import check_settings
+from llm.training.run_summary import RunSummary
 from llm.training.scheduler import SCHEDULES, move_schedule
 from llm.training.step_gradient import StepGradient
 from llm.training.stop_signals import StopSignals
@@ -89,10 +91,13 @@ class Trainer:
         run_folder: an empty or new folder, or that of a run to resume; None to
             write nothing.
         run_info: what else `run.json` should say, as JSON.
+        loggers: what shows the metrics besides `metrics.jsonl`: "tensorboard",
+            "trackio", or a `MetricLogger` of your own. One that fails is left out.
         show_progress: a progress bar on stderr.
 
     Raises:
         ValueError: an argument does not fit another; names both.
+        MissingPackageError: a logger's package is not installed.
         FileExistsError: the run folder holds something that is no run.
     """
 
@@ -108,6 +113,7 @@ class Trainer:
         sample_options: Mapping[str, Any] | None = None,
         run_folder: str | Path | None = None,
         run_info: Mapping[str, Any] | None = None,
+        loggers: Sequence[str | MetricLogger] = (),
         show_progress: bool = True,
     ) -> None:
         self.ranks = Ranks.current()
@@ -158,6 +164,9 @@ class Trainer:
         self.last_checkpoint_step: int | None = None
         self.run = None if run_folder is None else RunFolder(run_folder)
         self.run_info = run_info or {}
+        self.loggers = MetricLoggers(loggers)
+        if loggers and self.run is None:
+            raise ValueError("loggers need a run_folder, whose metrics they show")
         self._is_run_open = False
         self._signals: StopSignals | None = None
         self._changes: dict[str, Any] = {}
@@ -201,16 +210,17 @@ class Trainer:
             ValueError: the model cannot be compiled.
             OSError: the run cannot be written; the checkpoints are whole.
         """
-        with self._writing(), StopSignals() as self._signals:
+        with self.writing(), StopSignals() as self._signals:
+            self._clock = time.perf_counter()
             try:
                 return self._train(until)
             finally:
+                self._count_seconds()
                 self._signals = None
 
     def _train(self, until: int | None) -> ValidationResult | None:
         config = self.config
         end = config.steps if until is None else min(until, config.steps)
-        self._clock = time.perf_counter()
         if self.step == 0:
             seed_rank(config.seed, self.ranks)
         self.model.train()
@@ -333,7 +343,7 @@ class Trainer:
         """A continuation of each sample prompt now; training's randomness is left alone."""
         if self.tokenizer is None:
             raise ValueError("the trainer has no tokenizer to write samples with")
-        with self._published_weights():
+        with self.writing(), self._published_weights():
             return self._sample(self.tokenizer)
 
     def _sample(self, tokenizer: BaseTokenizer) -> list[str]:
@@ -366,10 +376,8 @@ class Trainer:
         """
         if self.run is None:
             raise ValueError("the trainer has no run_folder to save into")
-        now = time.perf_counter()
-        self.state.seconds += now - self._clock
-        self._clock = now
-        with self._writing():
+        self._count_seconds()
+        with self.writing():
             self.state.random = random_state(self.device, self.ranks)
             self.state.max_tokens = self.gradient.agree()
             if self.ranks.is_main:
@@ -390,6 +398,11 @@ class Trainer:
         self.last_checkpoint = checkpoint_folder(self.run.path, self.step)
         self.last_checkpoint_step = self.step
         return self.last_checkpoint
+
+    def summary(self) -> RunSummary:
+        """What came of the run up to now, and where it is; `print` shows it as text."""
+        is_finished = self.step == self.config.steps
+        return RunSummary.of(self.state, self.run, is_finished=is_finished)
 
     def resume(
         self, checkpoint: str | Path | None = None, *, allow_changed: Collection[str] = ()
@@ -426,6 +439,7 @@ class Trainer:
                 for later in list_checkpoints(self.run.path, after=self.step):
                     logger.warning("%s is later, and now %s", later, set_aside(later))
                 self.run.cut_metrics(self.state.metrics_bytes)
+                self.loggers.close()
                 self._describe_resumed()
             logger.info("resumed from %s", folder)
         self._is_run_open = True
@@ -496,6 +510,13 @@ class Trainer:
         with nullcontext() if self.average is None else self.average.in_place(self.model):
             yield
             reshard(self.model)
+
+    def _count_seconds(self) -> None:
+        # of `train` alone
+        if self._signals is not None:
+            now = time.perf_counter()
+            self.state.seconds += now - self._clock
+            self._clock = now
 
     def _is_stop_asked(self) -> bool:
         # asked of all ranks at the same place; outside of `train` nobody asks
@@ -594,16 +615,22 @@ class Trainer:
     def _write_metrics(self, values: Mapping[str, Any]) -> None:
         if self.run is None or not self.ranks.is_main:
             return
-        with self._writing():
-            self.run.append_metrics({"step": self.step, "tokens": self.tokens, **values})
+        line = {"step": self.step, "tokens": self.tokens, **values}
+        with self.writing():
+            self.run.append_metrics(line)
+            self.loggers.log(self.run, line)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Be the one writer of the run folder, if there is one, and start the run in it."""
+    def writing(self) -> Iterator[None]:
+        """Be the one writer of the run folder, if there is one, and start the run in it.
+
+        `train`, `sample` and the like do so themselves; around several of them, this
+        keeps the loggers open from one to the next.
+        """
         if self.run is None or not self.ranks.is_main:
             yield
             return
-        with self.run.writing():
+        with self.run.writing(), self.loggers.closed_after():
             if not self._is_run_open:
                 self.run.start(self._description())
                 self._is_run_open = True
