@@ -248,6 +248,8 @@ class TrainingSettings:
         tf32: Faster, coarser fp32 products on NVIDIA's GPUs.
         compile: Run the model through torch.compile, which takes a while at first.
         gradient_checkpointing: Compute activations twice, to keep fewer.
+        linear_kernel: Of fp32 products on a CPU: PyTorch's (plain), oneDNN's (fast),
+            or the one that a short probe finds faster.
         ema_decay: Publish the moving average of the weights that forgets with
             this factor a step, such as 0.999; 0 for the weights themselves.
         parallel: What the processes of torchrun share: the examples (ddp), or also
@@ -280,6 +282,7 @@ class TrainingSettings:
     tf32: bool
     compile: bool
     gradient_checkpointing: bool
+    linear_kernel: Literal["auto", "fast", "plain"]
     ema_decay: float
     parallel: Literal["ddp", "fsdp"]
     seed: int
@@ -294,6 +297,7 @@ class TrainingSettings:
         for name in ("validate_every", "sample_every", "save_every", "max_tokens"):
             check_size(name, getattr(self, name), minimum=0)
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        check_choice("linear_kernel", self.linear_kernel, ("auto", "fast", "plain"))
         check_choice("parallel", self.parallel, ("ddp", "fsdp"))
         check_seed(self.seed)
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):

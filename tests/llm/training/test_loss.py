@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llm.core import fast_linear as fast_linear_module
+from llm.core.fast_linear import fast_linear
 from llm.training import count_targets, next_token_loss
 from llm.training import loss as loss_module
 
@@ -42,6 +44,20 @@ def test_loss_and_gradients_are_those_of_cross_entropy():
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(hidden.grad.double(), exact_hidden.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weight.grad.double(), exact_weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_fast_product_of_logits(monkeypatch):
+    if not fast_linear_module.is_available():
+        pytest.skip("this PyTorch has no oneDNN product")
+    monkeypatch.setattr(fast_linear_module, "MIN_PRODUCT", 1)
+    results = []
+    for linear in (F.linear, fast_linear):
+        hidden, weight, labels = inputs()
+        loss = next_token_loss(hidden, weight, labels, num_targets=6, linear=linear)
+        loss.backward()
+        results.append((loss.detach(), hidden.grad, weight.grad))
+    for plain, fast in zip(*results, strict=True):
+        assert (fast - plain).norm() <= 1e-6 * plain.norm()
 
 
 def test_the_shift_happens_once():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm.core.kv_cache import Cache
-from llm.core.multi_head_attention import AttentionKernel, sdpa_attention
+from llm.core.multi_head_attention import AttentionKernel, attention_kernel
 from llm.core.token_embeddings import TokenEmbeddings
 
 
@@ -54,7 +54,7 @@ class Decoder(nn.Module):
         position_ids: Tensor,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        kernel: AttentionKernel = sdpa_attention,
+        kernel: AttentionKernel = attention_kernel,
     ) -> Tensor:
         """Run the blocks over embedded tokens.
 
@@ -118,7 +118,7 @@ class PostNormBlock(DecoderBlock):
         *,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        kernel: AttentionKernel = sdpa_attention,
+        kernel: AttentionKernel = attention_kernel,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); the keywords are those of the attention."""
         x = self.attention_norm(x + self.attention(x, mask=mask, cache=cache, kernel=kernel))
@@ -138,7 +138,7 @@ class PreNormBlock(DecoderBlock):
         *,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        kernel: AttentionKernel = sdpa_attention,
+        kernel: AttentionKernel = attention_kernel,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); the keywords are those of the attention."""
         x = x + self.attention(self.attention_norm(x), mask=mask, cache=cache, kernel=kernel)

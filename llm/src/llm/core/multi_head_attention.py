@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.core.attention_mask import causal_mask
+from llm.core.block_attention import block_attention, block_attention_pays
 from llm.core.kv_cache import Cache
 
 
@@ -56,6 +57,21 @@ def sdpa_attention(
     )
 
 
+def attention_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None,
+    dropout: float,
+    layer_idx: int = 0,
+) -> Tensor:
+    """The fastest kernel there is for these, (B, H, T, D)."""
+    if block_attention_pays(query, key, mask):
+        return block_attention(query, key, value, dropout=dropout)
+    return sdpa_attention(query, key, value, mask=mask, dropout=dropout, layer_idx=layer_idx)
+
+
 class MultiHeadAttention(nn.Module):
     """concat(head_1, …, head_H) W_out, each head as in `HeadAttention`.
 
@@ -99,7 +115,7 @@ class MultiHeadAttention(nn.Module):
         *,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        kernel: AttentionKernel = sdpa_attention,
+        kernel: AttentionKernel = attention_kernel,
     ) -> Tensor:
         """Attend from x (B, T, C) to itself and to what the cache holds.
 

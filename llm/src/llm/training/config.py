@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from llm.core.config import check_choice, check_count, check_flag, check_number, check_seed
+from llm.core.fast_linear import LINEAR_KERNELS
 from llm.training.optimizer import OPTIMIZERS
 from llm.training.precision import PRECISIONS
 from llm.training.scheduler import SCHEDULES
@@ -52,6 +53,9 @@ class TrainingConfig:
         compile: run the model through `torch.compile`.
         gradient_checkpointing: keep the input of each block only, and compute
             the rest a second time in the backward.
+        linear_kernel: of fp32 products on a CPU: "plain" is PyTorch's, "fast"
+            oneDNN's, "auto" the one that a short probe finds faster. A resumed run
+            keeps what it began with.
         ema_decay: in [0, 1); validate, sample and publish the moving average of
             the weights that forgets with this factor a step; 0 for the weights.
         parallel: what several processes share: "ddp" the examples, "fsdp" also
@@ -87,6 +91,7 @@ class TrainingConfig:
     tf32: bool = False
     compile: bool = False
     gradient_checkpointing: bool = False
+    linear_kernel: str = "auto"
     ema_decay: float = 0.0
     parallel: str = "ddp"
     seed: int = 0
@@ -111,6 +116,7 @@ class TrainingConfig:
         for name in ("tf32", "compile", "gradient_checkpointing"):
             check_flag(name, getattr(self, name))
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("linear_kernel", self.linear_kernel, LINEAR_KERNELS)
         check_choice("parallel", self.parallel, ("ddp", "fsdp"))
         check_choice("on_bad_step", self.on_bad_step, ("stop", "skip"))
         check_choice("optimizer", self.optimizer, OPTIMIZERS)

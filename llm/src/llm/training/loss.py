@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,12 @@ def count_targets(labels: Tensor) -> int:
 
 
 def next_token_loss(
-    hidden_states: Tensor, lm_head: Tensor, labels: Tensor, *, num_targets: float = 1
+    hidden_states: Tensor,
+    lm_head: Tensor,
+    labels: Tensor,
+    *,
+    num_targets: float = 1,
+    linear: Callable[[Tensor, Tensor], Tensor] = F.linear,
 ) -> Tensor:
     """Sum over the targets of -log p(label), in nats, divided by `num_targets`.
 
@@ -35,13 +41,15 @@ def next_token_loss(
         num_targets: those of the whole optimizer step, not of this batch alone,
             so that accumulation does not change the gradient; 1 for the sum. In
             half precision, divided by the scale of the loss.
+        linear: computes logits; `llm.core.fast_linear.fast_linear` where that is
+            faster. The products of the gradients are as fast either way.
 
     Returns:
         Scalar, float32.
     """
     rows = hidden_states[:, :-1].flatten(0, 1)  # (B·(T-1), C)
     targets = labels[:, 1:].flatten()  # (B·(T-1),)
-    return cast(Tensor, _ChunkedCrossEntropy.apply(rows, lm_head, targets, num_targets))
+    return cast(Tensor, _ChunkedCrossEntropy.apply(rows, lm_head, targets, num_targets, linear))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -55,7 +63,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, num_targets: float
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        num_targets: float,
+        linear: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         dtypes, device = (rows.dtype, weight.dtype), rows.device.type
         if torch.is_autocast_enabled(device):
@@ -68,7 +81,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(rows), CHUNK_SIZE):
             chunk = slice(start, start + CHUNK_SIZE)
-            log_probabilities = F.log_softmax(rows[chunk] @ weight.t(), -1, dtype=torch.float32)
+            log_probabilities = F.log_softmax(linear(rows[chunk], weight), -1, dtype=torch.float32)
             total += F.nll_loss(
                 log_probabilities, targets[chunk], ignore_index=IGNORE_INDEX, reduction="sum"
             )
@@ -96,9 +109,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (scale,) = grad_outputs
         grad_rows, grad_weight = (
             None if grad is None else grad * scale.to(grad.dtype) for grad in ctx.saved_tensors
         )
-        return grad_rows, grad_weight, None, None
+        return grad_rows, grad_weight, None, None, None

@@ -9,9 +9,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.core.base_model import BaseModel
+from llm.core.fast_linear import FastLinear, fast_linear
 from llm.training.config import TrainingConfig
 from llm.training.dataset import Batch
 from llm.training.errors import OutOfMemoryError
@@ -208,6 +210,7 @@ class LossOfBatch(nn.Module):
                 self.model.lm_head.weight,
                 labels,
                 num_targets=num_targets,
+                linear=fast_linear if isinstance(self.model.lm_head, FastLinear) else F.linear,
             )
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from llm.core.base_model import BaseModel, check_range
 from llm.core.device import choose_device
+from llm.core.fast_linear import LINEAR_KERNELS, choose_linear, is_available, set_linear_kernel
 from llm.data import rank_positions
 from llm.generation import generate_text
 from llm.tokenizers import BaseTokenizer
@@ -143,6 +144,7 @@ class Trainer:
             if isinstance(train_dataset, ExampleStream)
             else ShuffledStream(train_dataset, config.seed)
         )
+        self.linear_kernel = self._use_linear_kernel(config.linear_kernel)
         # before the optimizer, which is to see the parameters as they are shared
         self.gradient = StepGradient(self.model, config, self.device)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
@@ -430,9 +432,14 @@ class Trainer:
         """
         if self.run is None:
             raise ValueError("the trainer has no run_folder to resume from")
-        folder: Path = self.ranks.from_main(
-            self._choose_checkpoint(checkpoint, allow_changed) if self.ranks.is_main else None
-        )
+        folder: Path
+        chosen = None
+        if self.ranks.is_main:
+            folder = self._choose_checkpoint(checkpoint, allow_changed)
+            chosen = folder, self.run.description().get("linear_kernel")
+        folder, linear_kernel = self.ranks.from_main(chosen)
+        if self.config.linear_kernel == "auto":
+            self._keep_linear_kernel(linear_kernel)
         self.load_checkpoint(folder)
         if self.ranks.is_main:
             with self.run.writing():
@@ -474,6 +481,23 @@ class Trainer:
         if folder.resolve().parent != self.run.path.resolve():
             raise ValueError(f"{folder} is not a checkpoint of {self.run.path}")
         return folder
+
+    def _use_linear_kernel(self, kernel: str) -> str:
+        """Have all ranks' linear layers computed alike; returns how."""
+        if self.device.type != "cpu" or self.config.precision != "fp32":
+            kernel = "plain"
+        chosen = choose_linear(kernel) if self.ranks.is_main else None
+        return set_linear_kernel(self.model, self.ranks.from_main(chosen))
+
+    def _keep_linear_kernel(self, recorded: object) -> None:
+        """Go on with the run's own, for the probe may find otherwise this time."""
+        if recorded == "fast" and not is_available():
+            logger.warning(
+                "the run's linear layers were oneDNN's, which is not here: they are PyTorch's from "
+                "now on, and its numbers no more those of a run that was not interrupted"
+            )
+        elif recorded in LINEAR_KERNELS:
+            self.linear_kernel = self._use_linear_kernel(recorded)
 
     def _describe_resumed(self) -> None:
         assert self.run is not None
@@ -657,6 +681,7 @@ class Trainer:
             },
             "seed": self.config.seed,
             "device": str(self.device),
+            "linear_kernel": self.linear_kernel,
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("llm", "torch", "numpy")},
