@@ -40,8 +40,9 @@ def main(arguments: list[str]) -> None:
     """Load a run and continue the prompts."""
     settings = load_settings(GenerateScript, "hf_generate.toml", arguments, prog=SCRIPT)
     folder = find_model(settings.run, train_command=TRAIN_COMMAND)
+    # said before torch and transformers load, which takes a moment
+    print(f"{relative(folder)}: loading", file=sys.stderr)
 
-    # these load torch and transformers, which take a moment
     from transformers.utils import logging
 
     from hf_proxy import create_hf_pipeline, load_llm_model

@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> None:
     """Load a run and continue the prompts."""
     settings = load_settings(GenerateScript, "generate.toml", arguments, prog=SCRIPT)
     folder = find_model(settings.run, train_command=TRAIN_COMMAND)
+    # said before torch loads, which takes a moment
+    print(f"{relative(folder)}: loading", file=sys.stderr)
     model, tokenizer = load(folder, settings.device)
     for prompt in settings.generation.prompt:
         check_prompt(prompt, tokenizer, model.config.max_position_embeddings)
@@ -55,7 +57,6 @@ def main(arguments: list[str]) -> None:
 
 def load(folder: Path, device: str) -> tuple[BaseModel, BPETokenizer]:
     """The model and tokenizer of a folder, on the device."""
-    # these load torch, which takes a moment
     from llm.core.device import choose_device
     from llm.models import load_pretrained
     from llm.tokenizers import BPETokenizer

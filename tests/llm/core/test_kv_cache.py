@@ -91,3 +91,19 @@ def test_every_layer_of_a_forward_sees_the_same_past(make_model, random_ids):
     assert lengths[0] == 0
     assert lengths[len(model.decoder.blocks)] == 3
     assert cache.get_seq_length() == 5
+
+
+def test_what_is_cut_off_is_written_anew(make_cache):
+    cache = make_cache(batch_size=1, num_kv_heads=1, max_length=4, head_dim=1)
+    tokens = torch.arange(4.0).view(1, 1, 4, 1)
+    for layer in range(2):
+        cache.update(tokens[:, :, :3], -tokens[:, :, :3], layer)
+    cache.truncate(1)
+    assert cache.get_seq_length() == 1
+    for layer in range(2):
+        keys, values = cache.update(tokens[:, :, 3:], -tokens[:, :, 3:], layer)
+        assert keys.flatten().tolist() == [0, 3]
+        assert values.flatten().tolist() == [0, -3]
+    for length in (-1, 3):
+        with pytest.raises(ValueError, match=f"2 tokens cannot be cut down to {length}"):
+            cache.truncate(length)

@@ -68,6 +68,14 @@ def position_ids_from_mask(attention_mask: Tensor, *, query_length: int) -> Tens
     return positions[:, -query_length:].clamp(min=0)
 
 
+def extend_mask(attention_mask: Tensor | None, num_tokens: int) -> Tensor | None:
+    """A padding mask (B, S), or None for none, of `num_tokens` real tokens more."""
+    if attention_mask is None or num_tokens == 0:
+        return attention_mask
+    more = attention_mask.new_ones(len(attention_mask), num_tokens)
+    return torch.cat([attention_mask, more], dim=1)
+
+
 def check_attention_mask(
     attention_mask: Tensor,
     *,

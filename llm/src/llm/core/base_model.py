@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from llm.core.attention_mask import (
     build_attention_mask,
@@ -41,6 +42,18 @@ def check_tensor(name: str, value: object) -> None:
     """Raise ValueError unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a tensor, not a {type(value).__name__}")
+
+
+class _NoFirstValues(TorchFunctionMode):
+    """Draws no random weights, for those that are about to be replaced.
+
+    On the meta device the first draw loads PyTorch's compiler: over a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 class BaseModel(nn.Module):
@@ -189,7 +202,7 @@ class BaseModel(nn.Module):
         """
         config, weights = read_model_folder(Path(folder), cls.hf_format)
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _NoFirstValues():
                 model = cls(config)  # type: ignore[call-arg]
         except RuntimeError as error:
             raise ValueError(

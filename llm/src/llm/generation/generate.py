@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llm.core.attention_mask import check_attention_mask
+from llm.core.attention_mask import check_attention_mask, extend_mask
 from llm.core.base_model import BaseModel, check_range, check_tensor
 from llm.core.config import build, check_count, check_flag
 from llm.core.eval_mode import eval_mode
 from llm.core.kv_cache import KVCache
-from llm.generation.sampling import SamplingConfig, apply_repetition_penalty, sample
+from llm.generation.drafters import Choose, Drafter
+from llm.generation.sampling import SamplingConfig, choose
 
 
 def generate(model: BaseModel, input_ids: Tensor, **options: Any) -> Tensor:
@@ -44,6 +46,7 @@ def stream(
     vocab_size: int | None = None,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
+    drafter: Drafter | None = None,
     **sampling: Any,
 ) -> Iterator[Tensor]:
     """Yield the next token of each row, until all rows have ended.
@@ -66,6 +69,11 @@ def stream(
         generator: the source of randomness; None for PyTorch's global one.
         use_cache: keep keys and values instead of computing them again; the
             tokens are the same.
+        drafter: guesses tokens ahead, for one forward to check several: a
+            `PromptLookup` or a `DraftModel`. The tokens are those without it,
+            the sampled ones of a seed too, unless two are so nearly alike that
+            the rounding of a forward over one token or several decides. A batch
+            goes on only as far as all its rows were guessed.
         sampling: the fields of `SamplingConfig`.
 
     Returns:
@@ -101,8 +109,8 @@ def stream(
             raise ValueError(f"{name} {token_id} is outside 0 to {model.config.vocab_size - 1}")
     end_ids = torch.tensor(eos_ids, dtype=torch.int64, device=input_ids.device)
     return _stream(
-        model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id, vocab_size,
-        generator, use_cache, config,
+        model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id,
+        generator, use_cache, drafter, partial(choose, config=config, vocab_size=vocab_size),
     )  # fmt: skip
 
 
@@ -114,20 +122,23 @@ def _stream(
     attention_mask: Tensor | None,
     end_ids: Tensor,
     pad_token_id: int,
-    vocab_size: int,
     generator: torch.Generator | None,
     use_cache: bool,
-    config: SamplingConfig,
+    drafter: Drafter | None,
+    choose_next: Choose,
 ) -> Iterator[Tensor]:
     batch_size, prompt_length = input_ids.shape
+    end = prompt_length + max_new_tokens
     longest = model.config.max_position_embeddings
     cache = None
     if use_cache and prompt_length <= longest:
-        cache = model.make_cache(batch_size, min(longest, prompt_length + max_new_tokens))
+        cache = model.make_cache(batch_size, min(longest, end))
+    draft = None if drafter is None else drafter.start(model, batch_size, min(longest, end))
+    modules = list(model.modules())
     ended = torch.zeros(batch_size, dtype=torch.bool, device=input_ids.device)
     slid = False
-    for _ in range(max_new_tokens):
-        if input_ids.shape[1] > longest:
+    while (length := input_ids.shape[1]) < end:
+        if length > longest:
             cache = None
             if not slid:
                 slid = True
@@ -136,34 +147,55 @@ def _stream(
                     "the model sees the last of it, encoded anew for each token",
                     stacklevel=3,
                 )
-        with eval_mode(model):
-            logits = _next_logits(model, input_ids, attention_mask, cache)  # (B, V)
-        if config.repetition_penalty != 1:
-            logits = apply_repetition_penalty(
-                logits, input_ids, config.repetition_penalty, attention_mask=attention_mask
+        guesses = input_ids[:, :0]  # (B, K)
+        # the last token comes of the logits after the draft, and needs no room
+        if draft is not None and (room := min(end - 1, longest) - length) > 0:
+            guesses = draft(
+                input_ids, attention_mask, room=room, choose=choose_next, generator=generator
             )
-        next_ids = sample(logits[:, :vocab_size], config, generator)  # (B,)
-        next_ids = next_ids.masked_fill(ended, pad_token_id)
-        input_ids = torch.cat([input_ids, next_ids[:, None]], dim=1)
-        if attention_mask is not None:
-            attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
-        yield next_ids
-        if len(end_ids):
-            ended = ended | torch.isin(next_ids, end_ids)
-            if bool(ended.all()):
-                return
+        with eval_mode(modules):
+            logits = _next_logits(model, input_ids, guesses, attention_mask, cache)  # (B, 1 + K, V)
+        for place in range(logits.shape[1]):
+            next_ids = choose_next(
+                logits[:, place], input_ids, attention_mask=attention_mask, generator=generator
+            )  # (B,)
+            next_ids = next_ids.masked_fill(ended, pad_token_id)
+            input_ids = torch.cat([input_ids, next_ids[:, None]], dim=1)
+            attention_mask = extend_mask(attention_mask, 1)
+            yield next_ids
+            if len(end_ids):
+                ended = ended | torch.isin(next_ids, end_ids)
+                if bool(ended.all()):
+                    return
+            # the logits after a guess hold where every row has chosen it
+            if place < guesses.shape[1] and not _agree(next_ids, guesses[:, place], ended):
+                break
+        if cache is not None and guesses.shape[1]:
+            cache.truncate(input_ids.shape[1] - 1)
+
+
+def _agree(next_ids: Tensor, guesses: Tensor, ended: Tensor) -> bool:
+    """Whether each row, but for those that have ended, has chosen its guess; all (B,)."""
+    return bool(((next_ids == guesses) | ended).all())
 
 
 def _next_logits(
-    model: BaseModel, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None
+    model: BaseModel,
+    input_ids: Tensor,
+    guesses: Tensor,
+    attention_mask: Tensor | None,
+    cache: KVCache | None,
 ) -> Tensor:
-    """Logits (B, V) of the token after `input_ids`, or after the last of them that fit."""
+    """Logits (B, 1 + K, V) of the token after `input_ids`, or the last that fit, and each guess."""
     longest = model.config.max_position_embeddings
+    unseen = input_ids[:, -longest:] if cache is None else input_ids[:, cache.get_seq_length() :]
+    if num_guesses := guesses.shape[1]:
+        unseen = torch.cat([unseen, guesses], dim=1)
+        attention_mask = extend_mask(attention_mask, num_guesses)
     if attention_mask is not None:
         attention_mask = attention_mask[:, -longest:]
-    unseen = input_ids[:, -longest:] if cache is None else input_ids[:, cache.get_seq_length() :]
     hidden_states = model.hidden_states(unseen, attention_mask=attention_mask, cache=cache)
-    logits: Tensor = model.lm_head(hidden_states[:, -1])
+    logits: Tensor = model.lm_head(hidden_states[:, -1 - num_guesses :])
     return logits
 
 

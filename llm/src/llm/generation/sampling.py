@@ -103,18 +103,32 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """-inf outside the smallest set of likeliest tokens of probability ≥ `top_p`.
 
     (B, V) -> (B, V). The token that crosses `top_p` is kept, so one always is.
+    What is -inf already, as after top-k, is not sorted.
 
     Reference: Holtzman et al., "The Curious Case of Neural Text Degeneration",
     arXiv:1904.09751, section 3.1.
     """
     if top_p >= 1:  # rounding in the sum below must not remove the tail
         return logits
-    values, order = logits.sort(descending=True, stable=True)
+    likely = _columns_in_use(logits)  # (C,), or None for all V
+    some = logits if likely is None else logits[:, likely]
+    values, order = some.sort(descending=True, stable=True)  # (B, C)
     probabilities = values.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     removed = before >= top_p
     removed[..., 0] = False
-    return logits.masked_fill(removed.scatter(-1, order, removed), float("-inf"))
+    kept = torch.full_like(logits, float("-inf"))
+    columns = order if likely is None else likely[order]
+    return kept.scatter(-1, columns, values.masked_fill(removed, float("-inf")))
+
+
+def _columns_in_use(logits: Tensor) -> Tensor | None:
+    """The ids above -inf in some row, ascending, int64 (C,); None where they are many."""
+    if logits.device.type != "cpu":
+        # to count them would wait for the device, which sorts fast
+        return None
+    in_use = (logits > float("-inf")).any(dim=0)
+    return in_use.nonzero().squeeze(-1) if int(in_use.sum()) * 2 < len(in_use) else None
 
 
 def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
@@ -126,6 +140,35 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     probabilities = logits.softmax(dim=-1)
     threshold = min_p * probabilities.amax(dim=-1, keepdim=True)
     return logits.masked_fill(probabilities < threshold, float("-inf"))
+
+
+def choose(
+    logits: Tensor,
+    input_ids: Tensor,
+    *,
+    config: SamplingConfig,
+    vocab_size: int,
+    attention_mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Choose the token that follows each row.
+
+    Args:
+        logits: of the model after `input_ids`, (B, V).
+        input_ids: the text so far, int64 (B, T).
+        config: the repetition penalty, and what to keep of the logits.
+        vocab_size: choose among the ids below it, ≤ V.
+        attention_mask: (B, T), 0 where `input_ids` is padding.
+        generator: the source of randomness; None for PyTorch's global one.
+
+    Returns:
+        int64 (B,).
+    """
+    if config.repetition_penalty != 1:
+        logits = apply_repetition_penalty(
+            logits, input_ids, config.repetition_penalty, attention_mask=attention_mask
+        )
+    return sample(logits[:, :vocab_size], config, generator)
 
 
 def sample(logits: Tensor, config: SamplingConfig, generator: torch.Generator | None) -> Tensor:
