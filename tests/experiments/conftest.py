@@ -138,8 +138,8 @@ def refused(call, workspace):
 
 
 def is_progress(line):
-    """Whether a line is a progress bar's."""
-    return re.search(r"\[\d\d:\d\d(<\S*)?,.*[/]\w+[\],]", line)
+    """Whether a line is a progress bar's, or says what is being loaded."""
+    return line.endswith(": loading") or re.search(r"\[\d\d:\d\d(<\S*)?,.*[/]\w+[\],]", line)
 
 
 def fingerprint(folder):

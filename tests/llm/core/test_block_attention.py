@@ -74,6 +74,8 @@ def test_where_it_is_used():
     assert not block_attention_pays(query[:, :, -3:], key, None)
     assert not block_attention_pays(query.float(), key.float(), None)
     assert not block_attention_pays(query.to("meta"), key.to("meta"), None)
+    # without a backward it gains little
+    assert not block_attention_pays(query.detach(), key, None)
 
 
 def test_elsewhere_the_kernel_is_that_of_pytorch():

@@ -40,7 +40,14 @@ def make_trainer(folder, tokenizer, dataset):
         }
     )
     config = TrainingConfig(
-        steps=4, batch_size=2, log_every=1, save_every=1, validate_every=2, device="cpu"
+        steps=4,
+        batch_size=2,
+        log_every=1,
+        save_every=1,
+        validate_every=2,
+        # a model more in each checkpoint
+        ema_decay=0.9,
+        device="cpu",
     )
     return Trainer(
         model,
