@@ -67,8 +67,13 @@ def execute(path: Path) -> NotebookNode:
     return notebook
 
 
-def clean(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without what differs from one machine or editor to another."""
+def clean(notebook: NotebookNode, executed: dict[str, str]) -> NotebookNode:
+    """The notebook without what differs from one machine or editor to another.
+
+    Args:
+        notebook: as it was executed.
+        executed: what to record of that.
+    """
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = {"tags": tags} if tags else {}
@@ -79,7 +84,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        "executed": {"code": code_digest(notebook), **environment()},
+        "executed": executed,
     }
     return notebook
 
@@ -99,6 +104,11 @@ def environment() -> dict[str, str]:
     """What outputs depend on besides the code: where it is the same, they are the same."""
     versions = {package: version(package) for package in PACKAGES}
     return {"python": platform.python_version(), **versions, "arithmetic": _arithmetic()}
+
+
+def recorded_environment(notebook: NotebookNode) -> dict[str, str]:
+    """The `environment` that a stored notebook was executed in."""
+    return {name: text for name, text in notebook.metadata.executed.items() if name != "code"}
 
 
 def _arithmetic() -> str:
@@ -167,7 +177,8 @@ def _short(outputs: list[dict[str, Any]]) -> str:
 def main(names: list[str]) -> None:
     """Execute the notebooks of these names, or all, and store them."""
     for path in map(Path, names) if names else notebooks():
-        notebook = clean(execute(path))
+        notebook = execute(path)
+        clean(notebook, {"code": code_digest(notebook), **environment()})
         nbformat.validate(notebook)
         nbformat.write(notebook, path)
         print(f"{path.name}: {path.stat().st_size / 1000:,.0f} kB")
