@@ -4,6 +4,8 @@ import copy
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import black
@@ -157,6 +159,14 @@ class TestTheCheckItself:
         assert not self.differ(*trained, exactly=False, tags=["varies"])
         assert self.differ(*trained, tags=["varies"])
         assert self.differ(trained[0], [], exactly=False, tags=["varies"])
+
+    def test_a_processor_is_known_again(self):
+        environment = execute.environment()
+        code = "import torch; torch.manual_seed(1); print(execute.environment())"
+        code = "import sys; sys.path[:0] = sys.argv[1:]; import execute; " + code
+        command = [sys.executable, "-c", code, str(ROOT / "notebooks")]
+        other = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+        assert other.stdout.strip() == str(environment)
 
     def test_the_digest_is_of_code_and_order(self):
         notebook = read(NAMES[0])
