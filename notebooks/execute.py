@@ -13,7 +13,6 @@ import hashlib
 import os
 import platform
 import re
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +23,10 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+
+from experiments.shared.console import run_script
 
 FOLDER = Path(__file__).resolve().parent
 SECONDS_A_CELL = 120
@@ -42,12 +44,12 @@ def execute(path: Path) -> NotebookNode:
     """The notebook with the outputs of a clean kernel, which runs in an empty folder.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell raised.
-        ValueError: the notebook wrote to stderr, or left a file behind.
+        OSError: the file cannot be read.
+        ValueError: it is no notebook, or it raised, wrote to stderr or left a file behind.
     """
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
-        NotebookClient(
+        client = NotebookClient(
             notebook,
             timeout=SECONDS_A_CELL,
             kernel_name="python3",
@@ -56,7 +58,11 @@ def execute(path: Path) -> NotebookNode:
             coalesce_streams=True,
             # it would warn of the local connection on every start
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        ).execute()
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise ValueError(f"{path.name} raises {error.ename}: {error.evalue}") from error
         left = os.listdir(folder)
     if left:
         raise ValueError(f"{path.name} leaves files behind: {', '.join(left)}")
@@ -185,4 +191,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)
