@@ -1,0 +1,43 @@
+"""Tokens as labels of a plot: every character visible, and none that the font lacks."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+# characters that would leave a gap
+_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
+_MAX_CHARACTERS = 16
+
+
+def token_labels(tokens: Iterable[str]) -> list[str]:
+    r"""Label of each token.
+
+    A space is ␣, a line break ↵ and a tab ⇥; what has no shape, or none in the fonts that
+    matplotlib is set to, is written as `\u4e2d`. Of more than 16 characters the first are kept.
+    """
+    fonts = tuple(findfont(FontProperties(family=[name])) for name in FontProperties().get_family())
+    return [_label(token, fonts) for token in tokens]
+
+
+def _label(token: str, fonts: tuple[str, ...]) -> str:
+    if len(token) > _MAX_CHARACTERS:
+        token = token[: _MAX_CHARACTERS - 1] + "…"
+    return "".join(_visible(_VISIBLE.get(char, char), fonts) for char in token)
+
+
+@cache
+def _visible(char: str, fonts: tuple[str, ...]) -> str:
+    # not control, format and private characters, surrogates, and other kinds of space
+    has_shape = unicodedata.category(char)[0] not in "CZ"
+    if has_shape and any(ord(char) in _code_points(font) for font in fonts):
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+@cache
+def _code_points(font: str) -> frozenset[int]:
+    return frozenset(get_font(font).get_charmap())

@@ -1,0 +1,168 @@
+"""Plots of what the functions of this package return.
+
+Each is a `matplotlib.figure.Figure` of its own: nothing is shown, and neither pyplot nor the
+back-end is touched. `figure.savefig(path)` writes it; a notebook displays it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError(
+        "llm.inspection.plots needs matplotlib, which is not installed: install llm[plots], or "
+        "matplotlib itself"
+    ) from error
+
+import numpy as np
+
+from llm.inspection.attention import AttentionMaps
+from llm.inspection.logit_lens import LogitLens
+from llm.inspection.neighbours import Neighbours
+from llm.inspection.norms import ParameterNorms
+from llm.inspection.plot_labels import token_labels
+from llm.inspection.token_losses import TokenLosses
+
+# inches that a token needs, and what a figure may measure at most
+_TOKEN, _MAX_SIZE = 0.25, 40.0
+
+
+def plot_attention(maps: AttentionMaps, *, layer: int, head: int | None = None) -> Figure:
+    """The map of one head of a layer, or of all of them side by side.
+
+    A row is a token that attends, a column one that is attended to.
+
+    Args:
+        maps: what `attention_maps` returned.
+        layer: of the model, counted from 0, among `maps.layers`.
+        head: counted from 0; None for all.
+
+    Raises:
+        ValueError: there is no such layer or head.
+    """
+    shown = maps.layer(layer) if head is None else maps.head(layer, head)[None]  # (H, T, T)
+    columns = min(len(shown), 4)
+    rows = math.ceil(len(shown) / columns)
+    side = _length(len(maps.tokens), 1.5)
+    figure = _figure(columns * side + 1, rows * (side + 0.3))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for index, axes in enumerate(grid):
+        if index >= len(shown):
+            axes.set_axis_off()
+            continue
+        image = axes.imshow(shown[index], cmap="Blues", vmin=0, vmax=shown.max())
+        axes.set_title(f"layer {layer}, head {index if head is None else head}")
+        _name_tokens(axes.xaxis, maps.tokens, rotation=90)
+        _name_tokens(axes.yaxis, maps.tokens)
+        axes.set_xlabel("attended to")
+        axes.set_ylabel("attending")
+    figure.colorbar(image, ax=grid.tolist(), label="attention weight", shrink=0.8)
+    return figure
+
+
+def plot_logit_lens(lens: LogitLens) -> Figure:
+    """The likeliest next token after each token, and its probability, depth by depth."""
+    best = lens.top_probabilities[:, :, 0]  # (depths, T)
+    figure = _figure(_length(len(lens.tokens), 2.5, 0.75), _length(len(lens.depths), 1.6, 0.35))
+    axes = figure.subplots()
+    image = axes.imshow(best, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
+    for row, predictions in enumerate(lens.top_tokens):
+        for column, label in enumerate(token_labels(ranked[0] for ranked in predictions)):
+            axes.text(
+                *(column, row, label),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if best[row, column] > 0.6 else "black",
+                parse_math=False,
+                clip_on=True,
+            )
+    _name_tokens(axes.xaxis, lens.tokens, rotation=45)
+    names = ["embeddings" if depth == 0 else f"after block {depth - 1}" for depth in lens.depths]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("token read")
+    axes.set_ylabel("depth")
+    axes.set_title("logit lens: the likeliest next token")
+    figure.colorbar(image, ax=axes, label="its probability")
+    return figure
+
+
+def plot_token_losses(losses: TokenLosses) -> Figure:
+    """Loss of each token, and the entropy of the prediction: what loss was expected."""
+    figure = _figure(_length(len(losses.tokens), 1.5), 3.5)
+    axes = figure.subplots()
+    places = np.arange(len(losses.tokens))
+    axes.bar(places, losses.losses, color="tab:blue", alpha=0.7, label="loss")
+    axes.plot(places, losses.entropies, "o", color="tab:red", markersize=4, label="entropy")
+    _name_tokens(axes.xaxis, losses.tokens, rotation=90)
+    axes.set_xlim(-0.7, len(places) - 0.3)
+    axes.set_xlabel("token (the first is not predicted)")
+    axes.set_ylabel("nats")
+    axes.set_title("loss and entropy by token")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def plot_neighbours(neighbours: Neighbours) -> Figure:
+    """Cosines of a token's nearest neighbours, the nearest at the top."""
+    figure = _figure(5, _length(len(neighbours.tokens), 1.2))
+    axes = figure.subplots()
+    axes.barh(range(len(neighbours.tokens)), neighbours.similarities, color="tab:blue", alpha=0.7)
+    axes.invert_yaxis()
+    _name_tokens(axes.yaxis, neighbours.tokens)
+    axes.set_xlabel("cosine of the embeddings")
+    axes.set_ylabel("token")
+    axes.set_title(f"neighbours of {token_labels([neighbours.token])[0]}", parse_math=False)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def plot_norms(norms: Mapping[str, ParameterNorms], *, ylabel: str = "norm") -> Figure:
+    """Norms by layer, a line for each entry, on a logarithmic scale if none is zero.
+
+    Args:
+        norms: by what the legend calls them, at least one: models to compare, or weights
+            and gradients of one.
+        ylabel: what they are norms of.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not norms:
+        raise ValueError("norms is empty")
+    by_layer = {label: each.by_layer() for label, each in norms.items()}
+    layers: list[str] = []
+    for each in sorted(by_layer.values(), key=len, reverse=True):
+        layers += [layer for layer in each if layer not in layers]
+    figure = _figure(_length(len(layers), 2.5, 0.4), 4)
+    axes = figure.subplots()
+    for label, each in by_layer.items():
+        heights = [each.get(layer, math.nan) for layer in layers]
+        axes.plot(range(len(layers)), heights, "o-", markersize=4, label=label)
+    if all(norm > 0 for each in by_layer.values() for norm in each.values()):
+        axes.set_yscale("log")
+    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+    axes.set_xlabel("layer")
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(min(width, _MAX_SIZE), min(height, _MAX_SIZE)), layout="constrained")
+
+
+def _length(number: int, margin: float, each: float = _TOKEN) -> float:
+    return max(3.0, margin + each * number)
+
+
+def _name_tokens(axis: Any, tokens: tuple[str, ...], *, rotation: float = 0) -> None:
+    """Put a label at every token; a dollar sign in it is one, and no mathematics."""
+    axis.set_ticks(range(len(tokens)), token_labels(tokens), rotation=rotation, parse_math=False)
+    axis.set_tick_params(labelsize=8)
