@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
+from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 # characters that would leave a gap
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 _MAX_CHARACTERS = 16
+# inches that a label needs
+_LABEL = 0.15
 
 
 def token_labels(tokens: Iterable[str]) -> list[str]:
@@ -21,6 +25,15 @@ def token_labels(tokens: Iterable[str]) -> list[str]:
     """
     fonts = tuple(findfont(FontProperties(family=[name])) for name in FontProperties().get_family())
     return [_label(token, fonts) for token in tokens]
+
+
+def name_tokens(axis: Axis, tokens: Sequence[str], *, room: float, rotation: float = 0) -> None:
+    """Name the tokens at 0, 1, … of an axis, or every n-th where `room` inches hold no more."""
+    step = math.ceil(len(tokens) * _LABEL / room)
+    places = range(0, len(tokens), step)
+    # a dollar sign in a token is one, and no mathematics
+    axis.set_ticks(places, token_labels(tokens[::step]), rotation=rotation, parse_math=False)
+    axis.set_tick_params(labelsize=8)
 
 
 def _label(token: str, fonts: tuple[str, ...]) -> str:

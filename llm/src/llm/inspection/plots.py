@@ -1,14 +1,14 @@
 """Plots of what the functions of this package return.
 
 Each is a `matplotlib.figure.Figure` of its own: nothing is shown, and neither pyplot nor the
-back-end is touched. `figure.savefig(path)` writes it; a notebook displays it.
+back-end is touched. `figure.savefig(path)` writes it; a notebook displays it. Where a text
+has more tokens than there is room for labels, every second is named, or every third …
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 try:
     from matplotlib.figure import Figure
@@ -24,10 +24,10 @@ from llm.inspection.attention import AttentionMaps
 from llm.inspection.logit_lens import LogitLens
 from llm.inspection.neighbours import Neighbours
 from llm.inspection.norms import ParameterNorms
-from llm.inspection.plot_labels import token_labels
+from llm.inspection.plot_labels import name_tokens, token_labels
 from llm.inspection.token_losses import TokenLosses
 
-# inches that a token needs, and what a figure may measure at most
+# inches that a token has, and that a figure may measure at most
 _TOKEN, _MAX_SIZE = 0.25, 40.0
 
 
@@ -47,8 +47,9 @@ def plot_attention(maps: AttentionMaps, *, layer: int, head: int | None = None) 
     shown = maps.layer(layer) if head is None else maps.head(layer, head)[None]  # (H, T, T)
     columns = min(len(shown), 4)
     rows = math.ceil(len(shown) / columns)
-    side = _length(len(maps.tokens), 1.5)
-    figure = _figure(columns * side + 1, rows * (side + 0.3))
+    most = (_MAX_SIZE - 1) / max(rows, columns)
+    side = min(_length(len(maps.tokens), 1.5), most)
+    figure = _figure(columns * side + 1, rows * side)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for index, axes in enumerate(grid):
         if index >= len(shown):
@@ -56,8 +57,8 @@ def plot_attention(maps: AttentionMaps, *, layer: int, head: int | None = None) 
             continue
         image = axes.imshow(shown[index], cmap="Blues", vmin=0, vmax=shown.max())
         axes.set_title(f"layer {layer}, head {index if head is None else head}")
-        _name_tokens(axes.xaxis, maps.tokens, rotation=90)
-        _name_tokens(axes.yaxis, maps.tokens)
+        name_tokens(axes.xaxis, maps.tokens, room=side, rotation=90)
+        name_tokens(axes.yaxis, maps.tokens, room=side)
         axes.set_xlabel("attended to")
         axes.set_ylabel("attending")
     figure.colorbar(image, ax=grid.tolist(), label="attention weight", shrink=0.8)
@@ -81,7 +82,7 @@ def plot_logit_lens(lens: LogitLens) -> Figure:
                 parse_math=False,
                 clip_on=True,
             )
-    _name_tokens(axes.xaxis, lens.tokens, rotation=45)
+    name_tokens(axes.xaxis, lens.tokens, room=figure.get_figwidth(), rotation=45)
     names = ["embeddings" if depth == 0 else f"after block {depth - 1}" for depth in lens.depths]
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("token read")
@@ -98,13 +99,14 @@ def plot_token_losses(losses: TokenLosses) -> Figure:
     places = np.arange(len(losses.tokens))
     axes.bar(places, losses.losses, color="tab:blue", alpha=0.7, label="loss")
     axes.plot(places, losses.entropies, "o", color="tab:red", markersize=4, label="entropy")
-    _name_tokens(axes.xaxis, losses.tokens, rotation=90)
+    name_tokens(axes.xaxis, losses.tokens, room=figure.get_figwidth(), rotation=90)
     axes.set_xlim(-0.7, len(places) - 0.3)
     axes.set_xlabel("token (the first is not predicted)")
     axes.set_ylabel("nats")
     axes.set_title("loss and entropy by token")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -114,11 +116,12 @@ def plot_neighbours(neighbours: Neighbours) -> Figure:
     axes = figure.subplots()
     axes.barh(range(len(neighbours.tokens)), neighbours.similarities, color="tab:blue", alpha=0.7)
     axes.invert_yaxis()
-    _name_tokens(axes.yaxis, neighbours.tokens)
+    name_tokens(axes.yaxis, neighbours.tokens, room=figure.get_figheight())
     axes.set_xlabel("cosine of the embeddings")
     axes.set_ylabel("token")
     axes.set_title(f"neighbours of {token_labels([neighbours.token])[0]}", parse_math=False)
     axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
     return figure
 
 
@@ -160,9 +163,3 @@ def _figure(width: float, height: float) -> Figure:
 
 def _length(number: int, margin: float, each: float = _TOKEN) -> float:
     return max(3.0, margin + each * number)
-
-
-def _name_tokens(axis: Any, tokens: tuple[str, ...], *, rotation: float = 0) -> None:
-    """Put a label at every token; a dollar sign in it is one, and no mathematics."""
-    axis.set_ticks(range(len(tokens)), token_labels(tokens), rotation=rotation, parse_math=False)
-    axis.set_tick_params(labelsize=8)
