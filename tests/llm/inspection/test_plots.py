@@ -200,13 +200,14 @@ assert not any(name.startswith("matplotlib") for name in sys.modules), "imported
 from llm.inspection import plots
 assert "matplotlib.pyplot" not in sys.modules
 import matplotlib
-# as they lie there: reading the back-end's name would choose one
-before = dict.copy(matplotlib.rcParams)
+# where none is chosen, reading the settings would choose one, through pyplot
+matplotlib.use("pdf")
+before = dict(matplotlib.rcParams)
 import numpy as np
 maps = llm.inspection.AttentionMaps(tokens=("a",), layers=(0,), weights=np.ones((1, 1, 1, 1)))
 plots.plot_attention(maps, layer=0)
 assert "matplotlib.pyplot" not in sys.modules
-assert dict.__eq__(before, matplotlib.rcParams)
+assert dict(matplotlib.rcParams) == before
 for name in [name for name in sys.modules if name.startswith(("matplotlib", "llm.inspection"))]:
     del sys.modules[name]
 sys.modules["matplotlib"] = None

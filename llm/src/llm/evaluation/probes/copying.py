@@ -30,7 +30,7 @@ class Copying(Probe):
 
     name = "copying"
     min_length: int = 4
-    length: int = 12
+    length: int = 8
     num_symbols: int = 16
 
     def __post_init__(self) -> None:
@@ -84,7 +84,6 @@ class LengthExtrapolation(Copying):
     """
 
     name = "length extrapolation"
-    length: int = 8
     held_out_length: int = 16
 
     def __post_init__(self) -> None:

@@ -30,8 +30,8 @@ class AssociativeRecall(Probe):
     """
 
     name = "associative recall"
-    num_pairs: int = 8
-    num_queries: int = 8
+    num_pairs: int = 4
+    num_queries: int = 16
     num_symbols: int = 16
 
     def __post_init__(self) -> None:
@@ -84,9 +84,9 @@ class Induction(Probe):
     """
 
     name = "induction"
-    length: int = 12
-    num_queries: int = 6
-    num_symbols: int = 24
+    length: int = 8
+    num_queries: int = 8
+    num_symbols: int = 16
 
     def __post_init__(self) -> None:
         check_count("length", self.length, minimum=3)
