@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), help="one architecture")
     parser.add_argument("--seed", type=int, default=0, help="of examples, weights and order")
     options = parser.parse_args()
+    if options.seed < 0:
+        parser.error("--seed must be at least 0")
     torch.set_num_threads(1)
     print("| Probe | chance | model | held out (trained on) | seconds |")
     print("|---|---|---|---|---|")

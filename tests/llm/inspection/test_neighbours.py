@@ -24,7 +24,7 @@ def test_neighbours_are_the_largest_cosines(make_model, tokenizer, model_type, v
     for token_id in (0, 7, 299):
         others = [i for i in range(300) if i != token_id]
         expected = sorted(others, key=lambda i: -cosine(rows[token_id], rows[i]))[:6]
-        got = embedding_neighbours(model, tokenizer, token_id, k=6)
+        got = embedding_neighbours(model, tokenizer, np.int64(token_id), k=6)
         assert got.token_ids.tolist() == expected
         assert got.tokens == token_texts(tokenizer, expected)
         np.testing.assert_allclose(

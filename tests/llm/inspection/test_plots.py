@@ -182,7 +182,7 @@ def test_any_token_can_be_drawn_and_a_dollar_is_no_mathematics():
 def test_a_long_text_has_a_figure_that_can_be_drawn_and_names_some_tokens():
     length = 500
     tokens = tuple(f"и{number}" for number in range(length))
-    weights = np.eye(length, dtype=np.float32)[None, None].repeat(9, axis=1)
+    weights = np.eye(length, dtype=np.float32)[None, None].repeat(5, axis=1)
     maps = AttentionMaps(tokens=tokens, layers=(0,), weights=weights)
     figure = plots.plot_attention(maps, layer=0)
     assert max(figure.get_size_inches()) <= 40

@@ -51,7 +51,7 @@ def test_a_certain_model_has_entropy_zero(model, tokenizer):
 
 
 def test_one_token_predicts_nothing(model, tokenizer):
-    with pytest.raises(ValueError, match="1 tokens, and needs 2"):
+    with pytest.raises(ValueError, match="1 tokens, and must have 2"):
         token_losses(model, tokenizer, [1])
 
 

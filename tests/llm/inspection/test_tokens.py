@@ -1,5 +1,6 @@
 """Texts of tokens, and what every function says of a text that does not fit."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,7 @@ def test_tokens_are_those_of_the_text_in_order(model, tokenizer, text, inspect):
     assert "".join(result.tokens).count("ка") == 1
     assert result.tokens == token_texts(tokenizer, ids)
     assert inspect(model, tokenizer, ids).tokens == result.tokens
+    assert inspect(model, tokenizer, np.array(ids)).tokens == result.tokens
 
 
 @pytest.mark.parametrize("inspect", OF_TEXT)
@@ -44,7 +46,9 @@ def test_a_text_that_does_not_fit_is_an_error_with_the_numbers(model, tokenizer,
     with pytest.raises(ValueError, match="token id 300"):
         inspect(model, tokenizer, [1, 300])
     with pytest.raises(ValueError, match="token id -1"):
-        inspect(model, tokenizer, torch.tensor([1, -1]).tolist())
+        inspect(model, tokenizer, [1, -1])
+    with pytest.raises(TypeError, match="float"):
+        inspect(model, tokenizer, [1.0, 2.5])
 
 
 def test_something_that_is_no_model_of_ours_is_an_error(tokenizer):

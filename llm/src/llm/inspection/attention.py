@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from llm.core.attention_mask import causal_mask
 from llm.core.base_model import BaseModel
-from llm.core.config import check_count
 from llm.core.eval_mode import eval_mode
-from llm.inspection.tokens import check_model, read_text
+from llm.inspection.tokens import check_model, choose, read_text
 from llm.tokenizers import BaseTokenizer
 
 
@@ -54,8 +53,8 @@ class AttentionMaps:
             ValueError: there is no such layer or head.
         """
         maps = self.layer(layer)
-        check_count("head", head, minimum=0, maximum=len(maps) - 1)
-        one: npt.NDArray[np.float32] = maps[head]
+        (chosen,) = choose("head", [head], len(maps))
+        one: npt.NDArray[np.float32] = maps[chosen]
         return one
 
 
@@ -78,12 +77,7 @@ def attention_maps(
         ValueError: the text does not fit the model, or there is no such layer.
     """
     input_ids, tokens = read_text(model, tokenizer, text)
-    num_layers = model.config.num_layers
-    chosen = tuple(range(num_layers) if layers is None else layers)
-    if not chosen:
-        raise ValueError("layers is empty")
-    for layer in chosen:
-        check_count("layer", layer, minimum=0, maximum=num_layers - 1)
+    chosen = choose("layer", layers, model.config.num_layers)
     with torch.no_grad(), eval_mode(model), recorded_attention(model, chosen) as weights:
         model.hidden_states(input_ids)
     return AttentionMaps(

@@ -14,7 +14,7 @@ from torch import Tensor
 from llm.core.base_model import BaseModel
 from llm.core.config import check_count
 from llm.core.eval_mode import eval_mode
-from llm.inspection.tokens import read_text, token_texts
+from llm.inspection.tokens import choose, read_text, token_texts
 from llm.tokenizers import BaseTokenizer
 
 
@@ -65,30 +65,24 @@ def logit_lens(
     Reference: nostalgebraist, "interpreting GPT: the logit lens", LessWrong, 2020.
     """
     input_ids, tokens = read_text(model, tokenizer, text)
-    num_layers = model.config.num_layers
-    chosen = tuple(range(num_layers + 1) if depths is None else depths)
-    if not chosen:
-        raise ValueError("depths is empty")
-    for depth in chosen:
-        check_count("depth", depth, minimum=0, maximum=num_layers)
+    chosen = choose("depth", depths, model.config.num_layers + 1)
     check_count("top_k", top_k, maximum=model.config.vocab_size)
     with torch.no_grad(), eval_mode(model):
         with recorded_residual_stream(model) as stream:
             model.hidden_states(input_ids)
-        rows = [
-            model.lm_head(model.decoder.final_norm(stream[depth]))[0].float().cpu()
-            for depth in chosen
-        ]
-    logits = torch.stack(rows)  # (depths, T, V)
-    top = logits.softmax(-1).topk(top_k, dim=-1)
+        logits = torch.empty(len(chosen), len(tokens), model.config.vocab_size)
+        for row, depth in zip(logits, chosen, strict=True):
+            row.copy_(model.lm_head(model.decoder.final_norm(stream[depth]))[0])
+    top = [row.softmax(-1).topk(top_k, dim=-1) for row in logits]  # each (T, k)
+    top_ids = torch.stack([row.indices for row in top])
     return LogitLens(
         tokens=tokens,
         depths=chosen,
         logits=logits.numpy(),
-        top_ids=top.indices.numpy(),
-        top_probabilities=top.values.numpy(),
+        top_ids=top_ids.numpy(),
+        top_probabilities=torch.stack([row.values for row in top]).numpy(),
         top_tokens=tuple(
-            tuple(token_texts(tokenizer, ids) for ids in row) for row in top.indices.tolist()
+            tuple(token_texts(tokenizer, ids) for ids in row) for row in top_ids.tolist()
         ),
     )
 

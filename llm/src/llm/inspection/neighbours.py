@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def embedding_neighbours(
     check_model(model)
     # a padded vocabulary ends in rows that are no token's
     num_tokens = min(len(tokenizer), model.config.vocab_size)
-    token_id = _single_id(tokenizer, token) if isinstance(token, str) else token
+    token_id = _single_id(tokenizer, token) if isinstance(token, str) else operator.index(token)
     check_count("token", token_id, minimum=0, maximum=num_tokens - 1)
     check_count("k", k, maximum=num_tokens - 1)
     embeddings = model.decoder.token_embeddings.weight.detach()[:num_tokens].float()  # (V, C)

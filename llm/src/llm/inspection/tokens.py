@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from llm.core.base_model import BaseModel, check_range
+from llm.core.config import check_count
 from llm.tokenizers import BaseTokenizer
 
 
@@ -44,21 +46,38 @@ def read_text(
         min_tokens: least T.
 
     Raises:
-        TypeError: `model` is no model of this project.
+        TypeError: `model` is no model of this project, or an id is no whole number.
         ValueError: there are too few tokens or more than the model's context, or one
             is outside its vocabulary.
     """
     check_model(model)
-    ids = tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else list(text)
+    if isinstance(text, str):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    else:
+        ids = [operator.index(token_id) for token_id in text]
     longest = model.config.max_position_embeddings
     if not min_tokens <= len(ids) <= longest:
         raise ValueError(
-            f"the text has {len(ids)} tokens, and needs {min_tokens} to {longest} "
-            f"(max_position_embeddings)"
+            f"the text has {len(ids)} tokens, and must have {min_tokens} to {longest}, the "
+            "model's max_position_embeddings"
         )
     input_ids = torch.tensor([ids], dtype=torch.int64)
     check_range("token id", input_ids, model.config.vocab_size)
     return input_ids.to(model.decoder.token_embeddings.weight.device), token_texts(tokenizer, ids)
+
+
+def choose(name: str, given: Iterable[int] | None, size: int) -> tuple[int, ...]:
+    """The numbers given, each in [0, size); None for all of them.
+
+    Raises:
+        ValueError: one is outside its range, or there is none.
+    """
+    chosen = tuple(range(size) if given is None else map(operator.index, given))
+    if not chosen:
+        raise ValueError(f"{name}s is empty")
+    for number in chosen:
+        check_count(name, number, minimum=0, maximum=size - 1)
+    return chosen
 
 
 def check_model(model: object) -> None:
