@@ -38,13 +38,30 @@ class Case:
     steps: int
     batch_size: int
     num_train: int
+    embed_dim: int = 64
+    learning_rate: float = 2e-3
     num_held_out: int = 500
     weight_decay: float = 0.1
 
 
 CASES = [
-    Case(probe=AssociativeRecall(), steps=1500, batch_size=64, num_train=96_000),
-    Case(probe=Induction(), steps=2000, batch_size=32, num_train=64_000),
+    # the two that need a circuit of two layers stay at chance for long, and narrower models longer
+    Case(
+        probe=AssociativeRecall(),
+        embed_dim=128,
+        steps=2000,
+        batch_size=64,
+        num_train=128_000,
+        learning_rate=1e-3,
+    ),
+    Case(
+        probe=Induction(),
+        embed_dim=128,
+        steps=2000,
+        batch_size=64,
+        num_train=128_000,
+        learning_rate=1e-3,
+    ),
     Case(probe=Copying(), steps=1000, batch_size=32, num_train=32_000),
     Case(probe=LengthExtrapolation(), steps=1000, batch_size=32, num_train=32_000),
     # three of ten sums are held out
@@ -65,7 +82,7 @@ def score(model_type: str, case: Case, seed: int) -> ProbeScore:
     model = ARCHITECTURES[model_type].model(
         {
             "vocab_size": case.probe.vocab_size,
-            "embed_dim": 64,
+            "embed_dim": case.embed_dim,
             "num_heads": 4,
             "num_layers": 2,
             "max_position_embeddings": case.probe.max_length,
@@ -75,7 +92,7 @@ def score(model_type: str, case: Case, seed: int) -> ProbeScore:
     config = TrainingConfig(
         steps=case.steps,
         batch_size=case.batch_size,
-        learning_rate=2e-3,
+        learning_rate=case.learning_rate,
         weight_decay=case.weight_decay,
         warmup_ratio=0.1,
         seed=seed,

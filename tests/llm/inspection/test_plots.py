@@ -87,8 +87,17 @@ def test_the_lens_names_what_is_read_each_depth_and_each_guess(model, tokenizer)
     assert bar.get_ylabel() == "its probability"
     cells = [text.get_text() for text in axes.texts]
     guesses = [ranked[0] for row in lens.top_tokens for ranked in row]
-    assert cells == token_labels(guesses)
+    assert cells == token_labels(guesses, max_characters=8)
     png(figure)
+
+
+def test_a_long_lens_has_colours_alone(make_model, tokenizer):
+    """Written into 51 cells, guesses would lie across one another."""
+    model = make_model("gpt", vocab_size=300, max_position_embeddings=51)
+    for length, written in ((50, 3 * 50), (51, 0)):
+        lens = logit_lens(model, tokenizer, list(range(length)))
+        axes, _ = plots.plot_logit_lens(lens).axes
+        assert len(axes.texts) == written
 
 
 def test_losses_name_the_tokens_and_the_unit(model, tokenizer):

@@ -12,19 +12,19 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 # characters that would leave a gap
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
-_MAX_CHARACTERS = 16
 # inches that a label needs
 _LABEL = 0.15
 
 
-def token_labels(tokens: Iterable[str]) -> list[str]:
+def token_labels(tokens: Iterable[str], *, max_characters: int = 16) -> list[str]:
     r"""Label of each token.
 
     A space is ␣, a line break ↵ and a tab ⇥; what has no shape, or none in the fonts that
-    matplotlib is set to, is written as `\u4e2d`. Of more than 16 characters the first are kept.
+    matplotlib is set to, is written as `\u4e2d`. Of more than `max_characters` the first are
+    kept, and … stands for the rest.
     """
     fonts = tuple(findfont(FontProperties(family=[name])) for name in FontProperties().get_family())
-    return [_label(token, fonts) for token in tokens]
+    return [_label(token, fonts, max_characters) for token in tokens]
 
 
 def name_tokens(axis: Axis, tokens: Sequence[str], *, room: float, rotation: float = 0) -> None:
@@ -36,9 +36,9 @@ def name_tokens(axis: Axis, tokens: Sequence[str], *, room: float, rotation: flo
     axis.set_tick_params(labelsize=8)
 
 
-def _label(token: str, fonts: tuple[str, ...]) -> str:
-    if len(token) > _MAX_CHARACTERS:
-        token = token[: _MAX_CHARACTERS - 1] + "…"
+def _label(token: str, fonts: tuple[str, ...], max_characters: int) -> str:
+    if len(token) > max_characters:
+        token = token[: max_characters - 1] + "…"
     return "".join(_visible(_VISIBLE.get(char, char), fonts) for char in token)
 
 

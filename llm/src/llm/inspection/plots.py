@@ -1,8 +1,9 @@
 """Plots of what the functions of this package return.
 
 Each is a `matplotlib.figure.Figure` of its own: nothing is shown, and neither pyplot nor the
-back-end is touched. `figure.savefig(path)` writes it; a notebook displays it. Where a text
-has more tokens than there is room for labels, every second is named, or every third …
+back-end is touched. `figure.savefig(path)` writes it; as the result of a notebook's cell it
+is displayed after `%matplotlib inline`. Where a text has more tokens than there is room for
+labels, every second is named, or every third, and so on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Mapping
 
 try:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError(
@@ -66,22 +68,16 @@ def plot_attention(maps: AttentionMaps, *, layer: int, head: int | None = None) 
 
 
 def plot_logit_lens(lens: LogitLens) -> Figure:
-    """The likeliest next token after each token, and its probability, depth by depth."""
+    """The likeliest next token after each token, and its probability, depth by depth.
+
+    Of a text of more than 50 tokens the colours alone are drawn.
+    """
     best = lens.top_probabilities[:, :, 0]  # (depths, T)
     figure = _figure(_length(len(lens.tokens), 2.5, 0.75), _length(len(lens.depths), 1.6, 0.35))
     axes = figure.subplots()
     image = axes.imshow(best, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
-    for row, predictions in enumerate(lens.top_tokens):
-        for column, label in enumerate(token_labels(ranked[0] for ranked in predictions)):
-            axes.text(
-                *(column, row, label),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if best[row, column] > 0.6 else "black",
-                parse_math=False,
-                clip_on=True,
-            )
+    if len(lens.tokens) <= 50:
+        _write_guesses(axes, lens)
     name_tokens(axes.xaxis, lens.tokens, room=figure.get_figwidth(), rotation=45)
     names = ["embeddings" if depth == 0 else f"after block {depth - 1}" for depth in lens.depths]
     axes.set_yticks(range(len(names)), names)
@@ -90,6 +86,16 @@ def plot_logit_lens(lens: LogitLens) -> Figure:
     axes.set_title("logit lens: the likeliest next token")
     figure.colorbar(image, ax=axes, label="its probability")
     return figure
+
+
+def _write_guesses(axes: Axes, lens: LogitLens) -> None:
+    for row, ranked_by_token in enumerate(lens.top_tokens):
+        guesses = token_labels((ranked[0] for ranked in ranked_by_token), max_characters=8)
+        for column, guess in enumerate(guesses):
+            is_dark = lens.top_probabilities[row, column, 0] > 0.6
+            text = axes.text(column, row, guess, fontsize=8, ha="center", va="center")
+            text.set_color("white" if is_dark else "black")
+            text.set_parse_math(False)
 
 
 def plot_token_losses(losses: TokenLosses) -> Figure:

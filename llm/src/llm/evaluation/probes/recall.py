@@ -85,7 +85,7 @@ class Induction(Probe):
 
     name = "induction"
     length: int = 8
-    num_queries: int = 8
+    num_queries: int = 12
     num_symbols: int = 16
 
     def __post_init__(self) -> None:
