@@ -34,6 +34,8 @@ def png(figure):
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # of old releases of matplotlib, about what they import
+        warnings.simplefilter("ignore", DeprecationWarning)
         figure.savefig(buffer, format="png")
     buffer.seek(0)
     pixels = imread(buffer)
