@@ -106,6 +106,22 @@ def test_chance_is_what_a_uniform_predictor_scores(probe):
     assert abs(right / number - probe.chance) < 4 * deviation
 
 
+@pytest.mark.parametrize("probe", PROBES[:2], ids=lambda probe: probe.name)
+def test_every_place_of_the_context_is_asked_about_alike(probe):
+    """Else a model could score by the place alone; to five deviations."""
+    _, held_out = draw_examples(probe, num_train=1, num_held_out=1000, seed=2)
+    pairs = probe.name == "associative recall"
+    places = range(1, 2 * probe.num_pairs, 2) if pairs else range(1, probe.length)
+    counts = dict.fromkeys(places, 0)
+    for example in held_out:
+        for before, answer in asked(example):
+            counts[before[: places[-1] + 1].index(answer)] += 1
+    number, share = sum(counts.values()), 1 / len(places)
+    assert share == probe.chance
+    for count in counts.values():
+        assert abs(count - number * share) < 5 * math.sqrt(number * share * (1 - share))
+
+
 @each_probe
 def test_examples_fit_what_the_probe_says_of_them(probe):
     train, held_out = draw_examples(probe, num_train=300, num_held_out=300, seed=0)

@@ -13,6 +13,8 @@ from matplotlib.image import imread
 
 from llm.inspection import (
     AttentionMaps,
+    LogitLens,
+    Neighbours,
     TokenLosses,
     attention_maps,
     embedding_neighbours,
@@ -171,12 +173,28 @@ def test_labels_follow_the_fonts_that_matplotlib_is_set_to():
 
 
 def test_any_token_can_be_drawn_and_a_dollar_is_no_mathematics():
-    tokens = ("$", "\\frac$", "$x^", "Ё$", "中", "🦊", "\x07", "\ud800", "%", "")
+    tokens = ("$", "$\\frac$", "$x$", "Ё$", "中", "🦊", "\x07", "\ud800", "%", "")
     number = len(tokens)
     maps = AttentionMaps(tokens=tokens, layers=(0,), weights=np.eye(number)[None, None])
     figure = plots.plot_attention(maps, layer=0)
-    assert ticks(figure.axes[0].xaxis)[:4] == ["$", "\\frac$", "$x^", "Ё$"]
+    assert ticks(figure.axes[0].xaxis)[:4] == ["$", "$\\frac$", "$x$", "Ё$"]
     png(figure)
+    neighbours = Neighbours(
+        token="$\\frac$",
+        tokens=tokens,
+        token_ids=np.arange(number),
+        similarities=np.ones(number, dtype=np.float32),
+    )
+    png(plots.plot_neighbours(neighbours))
+    lens = LogitLens(
+        tokens=tokens,
+        depths=(0,),
+        logits=np.zeros((1, number, 1), dtype=np.float32),
+        top_ids=np.zeros((1, number, 1), dtype=np.int64),
+        top_probabilities=np.ones((1, number, 1), dtype=np.float32),
+        top_tokens=(tuple((token,) for token in tokens),),
+    )
+    png(plots.plot_logit_lens(lens))
     heights = np.ones(number, dtype=np.float32)
     png(
         plots.plot_token_losses(
