@@ -5,7 +5,7 @@
 
 Both have two layers of four heads and the same training, whose settings stand below. A score is
 the share of held-out answers that are right, and in brackets that of examples trained on. All
-took 42 minutes of a core that others used too, most of them for recall and induction.
+took 43 minutes of a core that others used too, most of them for recall and induction.
 """
 
 from __future__ import annotations
