@@ -4,8 +4,8 @@
     uv run python benchmarks/probes.py --only "modular addition" --model gpt2
 
 Both have two layers of four heads and the same training, whose settings stand below. A score is
-the share of held-out answers that are right, and in brackets that of examples trained on. It
-takes a core some 20 minutes.
+the share of held-out answers that are right, and in brackets that of examples trained on. All
+took 43 minutes of a core that others used too, most of them for recall and induction.
 """
 
 from __future__ import annotations

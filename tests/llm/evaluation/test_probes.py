@@ -242,7 +242,7 @@ def test_a_model_that_is_too_small_is_an_error_before_training(model_for, change
         run_probe(model_for(probe, **changes), probe, config, num_train=4, num_held_out=4)
 
 
-@pytest.mark.parametrize("model_class", [GPT, GPT2])
+@pytest.mark.parametrize("model_class", [pytest.param(GPT, marks=pytest.mark.slow), GPT2])
 def test_a_model_learns_to_copy_and_the_score_is_of_examples_it_has_not_seen(
     model_for, model_class
 ):

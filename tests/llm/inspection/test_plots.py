@@ -251,6 +251,7 @@ print("checked")
 """
 
 
+@pytest.mark.slow
 def test_matplotlib_is_of_the_plots_alone_and_pyplot_is_left_alone():
     result = subprocess.run(
         [sys.executable, "-c", CHECK], capture_output=True, text=True, check=False
