@@ -32,14 +32,14 @@ def survived_of_tried(folder, first, stride):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs to kill are forked")
 def test_runs_killed_at_some_operations_go_on_to_the_same_bits(tmp_path):
-    survived, tried, errors = survived_of_tried(tmp_path, 3, 29)
+    survived, tried, errors = survived_of_tried(tmp_path, 3, 53)
     assert survived == tried, errors
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs to kill are forked")
 def test_runs_killed_at_many_operations_go_on_to_the_same_bits(tmp_path):
-    survived, tried, errors = survived_of_tried(tmp_path, 1, 4)
+    survived, tried, errors = survived_of_tried(tmp_path, 1, 8)
     assert survived == tried, errors
 
 
