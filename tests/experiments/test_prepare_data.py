@@ -1,21 +1,14 @@
 """prepare_data.py: text in, shards out, mistakes in one line."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from llm.data import TokenShards
 from llm.tokenizers import BPETokenizer
+from tests.script_processes import run, succeeded
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def prepare(*arguments):
-    command = [sys.executable, "experiments/llm_only/prepare_data.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+SCRIPT = "experiments/llm_only/prepare_data.py"
 
 
 @pytest.mark.slow
@@ -28,15 +21,14 @@ def test_text_becomes_shards_and_mistakes_one_line(tmp_path):
     tokenizer.train(["the cat sat on the mat"], 265, ["<eos>"], show_progress=False)
     tokenizer.save(tmp_path / "tokenizer")
     options = ["--data", texts, "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "out"]
-    process = prepare(*options, "--validation-fraction", "0.3", "--num-workers", "2")
-    assert process.returncode == 0, process.stderr
+    split = ["--validation-fraction", "0.3", "--num-workers", "2"]
+    succeeded(run(SCRIPT, *options, *split, real=True))
     sides = [TokenShards(tmp_path / "out" / side) for side in ("train", "validation")]
     assert sum(side.num_documents for side in sides) == 20
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"body": f"the cat {i}"}) + "\n" for i in range(7)))
     from_rows = ["--dataset", rows, *options[2:5], tmp_path / "rows"]
-    process = prepare(*from_rows, "--text-field", "body")
-    assert process.returncode == 0, process.stderr
+    succeeded(run(SCRIPT, *from_rows, "--text-field", "body"))
     assert TokenShards(tmp_path / "rows" / "train").num_documents == 7
     for wrong in (
         from_rows,
@@ -45,7 +37,7 @@ def test_text_becomes_shards_and_mistakes_one_line(tmp_path):
         [*options, "--num-workers", "0"],
         ["--data", "none", *options[2:]],
     ):
-        process = prepare(*wrong)
+        process = run(SCRIPT, *wrong)
         assert process.returncode != 0
         assert "Traceback" not in process.stderr
         # a row is read when the work has begun, and the progress bar is there

@@ -131,7 +131,7 @@ def processes_of(word):
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.exhaustive), "fsdp"])
 def test_a_run_goes_on_to_the_same_bits_when_one_of_its_processes_is_killed(here, parallel):
     data = ["--data", str(here / "corpus"), "--vocab-size", "300", *SMALL]
     data += ["--steps", "300", "--save-every", "50", "--dropout", "0.1", "--validate-every", "0"]

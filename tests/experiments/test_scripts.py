@@ -1,62 +1,26 @@
 """The scripts, run as a user runs them."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import uuid
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.script_processes import failed, run, succeeded
+
 pytestmark = pytest.mark.slow
 
 TRAIN = "experiments/llm_only/train_gpt_bpe.py"
 GENERATE = "experiments/llm_only/generate_gpt_bpe.py"
+EVALUATE = "experiments/llm_only/evaluate.py"
 SMALL = [
     *("--vocab-size", "300", "--embed-dim", "16", "--num-heads", "2", "--num-layers", "1"),
     *("--max-position-embeddings", "32", "--batch-size", "2"),
     *("--max-new-tokens", "8", "--device", "cpu"),
 ]
-
-
-def run(script, *arguments, input=None, checkpoints=None, encoding="utf-8"):
-    """Run a script in a process of its own, its runs under `checkpoints`."""
-    code = (
-        "import runpy, sys\n"
-        "from pathlib import Path\n"
-        "from experiments.shared import configs\n"
-        "configs.CHECKPOINTS = Path(sys.argv.pop(1))\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, str(checkpoints), str(ROOT / script), *arguments],
-        cwd=ROOT,
-        input=input,
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": encoding},
-        timeout=300,
-    )
-
-
-def succeeded(process):
-    assert process.returncode == 0, process.stderr
-    assert "Traceback" not in process.stderr
-    return process.stdout
-
-
-def failed(process, message):
-    assert process.returncode not in (0, None)
-    assert process.stdout == ""
-    lines = process.stderr.strip().splitlines()
-    # said before torch is there
-    (line,) = [line for line in lines if not line.endswith(": loading")]
-    assert re.search(message, line), line
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +153,9 @@ print(model(ids).logits[0, -1, :5].tolist())
 def test_the_same_command_trains_the_same_weights(trained, corpus):
     checkpoints, _ = trained
     arguments = ["--data", str(corpus), "--steps", "2", "--save-every", "0", *SMALL]
-    for name in ("one", "two"):
-        succeeded(run(TRAIN, "--run", name, *arguments, checkpoints=checkpoints))
+    # two interpreters, which order sets differently
+    for name, real in {"one": True, "two": False}.items():
+        succeeded(run(TRAIN, "--run", name, *arguments, checkpoints=checkpoints, real=real))
     one, two = (checkpoints / name / "final" / "model.safetensors" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
@@ -220,6 +185,14 @@ def test_generating_is_reproducible_by_seed(trained):
         return succeeded(run(GENERATE, "--run", "first", "--seed", seed, checkpoints=checkpoints))
 
     assert text("1") == text("1") != text("2")
+
+
+def test_a_run_is_evaluated_in_figures_and_a_report(trained, tmp_path):
+    checkpoints, _ = trained
+    arguments = ["--run", "first", "--out", str(tmp_path), "--max-new-tokens", "4"]
+    output = succeeded(run(EVALUATE, *arguments, checkpoints=checkpoints, real=True))
+    assert "bits/byte" in output
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "report.html"}
 
 
 def test_comparing_shows_every_strategy(trained):
@@ -277,7 +250,11 @@ def test_the_newest_run_with_a_model_is_taken(trained, tmp_path):
 def test_a_console_that_cannot_show_a_character_does_not_stop_the_work(trained):
     checkpoints, _ = trained
     process = run(
-        GENERATE, "--run", "first", "--prompt", "Кот", checkpoints=checkpoints, encoding="ascii"
+        GENERATE,
+        *("--run", "first", "--prompt", "Кот"),
+        checkpoints=checkpoints,
+        encoding="ascii",
+        real=True,
     )
     assert succeeded(process).startswith("???")
 
@@ -285,7 +262,9 @@ def test_a_console_that_cannot_show_a_character_does_not_stop_the_work(trained):
 def test_a_run_without_a_model_says_how_to_get_one(tmp_path):
     (tmp_path / "young").mkdir()
     (tmp_path / "young" / "run.json").write_text("{}")
-    failed(run(GENERATE, checkpoints=tmp_path), r"young holds no model.*train_gpt_bpe\.py")
+    failed(
+        run(GENERATE, checkpoints=tmp_path, real=True), r"young holds no model.*train_gpt_bpe\.py"
+    )
 
 
 def test_a_damaged_model_is_one_line(trained, tmp_path):
@@ -323,7 +302,7 @@ def test_a_tokenizer_of_another_model_and_numbers_gone_wrong_are_one_line(traine
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    process = run(GENERATE, "--debug", checkpoints=tmp_path)
+    process = run(GENERATE, "--debug", checkpoints=tmp_path, real=True)
     assert "Traceback" in process.stderr
     assert process.returncode == 1
 
@@ -406,6 +385,7 @@ def test_huggingfaces_trainer_trains_and_its_checkpoints_load(corpus, tmp_path):
         HF_TRAINER,
         *("--run", "trainer", "--model", "gpt", "--data", str(corpus), *HF_SMALL, *options),
         checkpoints=tmp_path,
+        real=True,
     )
     output = succeeded(process)
     first, last = re.search(r"Training loss (\S+) at first, (\S+) at last", output).groups()
@@ -422,7 +402,7 @@ def test_huggingfaces_trainer_trains_and_its_checkpoints_load(corpus, tmp_path):
 def test_huggingfaces_tools_take_a_run_of_the_llm_scripts(trained):
     checkpoints, _ = trained
     options = ["--run", "first", "--prompt", "The cat", "--no-do-sample", "--max-new-tokens", "6"]
-    theirs = succeeded(run(HF_GENERATE, *options, checkpoints=checkpoints))
+    theirs = succeeded(run(HF_GENERATE, *options, checkpoints=checkpoints, real=True))
     ours = succeeded(run(GENERATE, *options, checkpoints=checkpoints))
     assert theirs == ours
 
@@ -473,7 +453,7 @@ def test_a_run_of_the_llm_scripts_goes_all_the_way_to_a_stranger(trained, corpus
 
 
 def test_the_tour_holds():
-    output = succeeded(run(HF_TOUR))
+    output = succeeded(run(HF_TOUR, real=True))
     assert output.endswith("All of it holds.\n")
     assert "GPT2LMHeadModel" in output
 
@@ -487,7 +467,7 @@ def test_the_tour_holds():
     ],
 )
 def test_a_mistake_in_a_huggingface_script_is_one_line(script, arguments, message, tmp_path):
-    failed(run(script, *arguments, checkpoints=tmp_path), message)
+    failed(run(script, *arguments, checkpoints=tmp_path, real=True), message)
 
 
 def test_a_prompt_that_cannot_be_continued_is_refused_before_the_training(tmp_path):
@@ -510,7 +490,12 @@ def test_a_dataset_on_disk_is_streamed(tmp_path, monkeypatch):
     rows = [{"body": f"Строка {i}: кошка."} for i in range(50)]
     (folder / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     options = ["--dataset", str(folder), "--steps", "2", "--prompt", "Строка", "--max-new-tokens"]
-    process = run(HF_SIMPLE, *HF_SMALL, *options, "4", "--text-field", "body", checkpoints=tmp_path)
+    process = run(
+        HF_SIMPLE,
+        *(*HF_SMALL, *options, "4", "--text-field", "body"),
+        checkpoints=tmp_path,
+        real=True,
+    )
     assert "45 texts to train on, 5 not" in succeeded(process)
     process = run(HF_SIMPLE, *options, "4", checkpoints=tmp_path)
     failed(process, "no column 'text'; it has body")

@@ -1,11 +1,8 @@
 """Several processes train the model that one would."""
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,30 +12,23 @@ from safetensors.torch import load_file
 from llm.models.gpt import GPT2
 from llm.training import Ranks, joined_ranks, verify_checkpoint
 from llm.training.ranks import device_of_rank, launched_ranks
+from tests.script_processes import run_ranks, run_torchrun, succeeded
 
 WORKER = Path(__file__).with_name("train_on_ranks.py")
+# metrics of the clock
+TIMED = ("tokens_per_second", "mfu")
 make_trainer = runpy.run_path(str(WORKER))["make_trainer"]
 
 
-def train_on(num_ranks, folder, **settings):
+def train_on(num_ranks, folder, *, start=run_ranks, **settings):
     """What ranks leave that train with these settings; None if they stop before the end."""
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)),
-            *("--", str(WORKER), str(folder), json.dumps(settings)),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=200,
-    )
-    assert process.returncode == 0, process.stderr
+    succeeded(start(num_ranks, WORKER, folder, json.dumps(settings)))
     return None if "until" in settings else left_by(folder)
 
 
 def left_by(folder):
     lines = [
-        {name: value for name, value in json.loads(line).items() if name != "tokens_per_second"}
+        {name: value for name, value in json.loads(line).items() if name not in TIMED}
         for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     ]
     return load_file(folder / "final" / "model.safetensors"), lines
@@ -66,7 +56,8 @@ def test_two_ranks_train_as_one_with_accumulation(tmp_path):
     make_trainer(tmp_path / "one", accumulation_steps=2).train()
     one = left_by(tmp_path / "one")
     # one sum of two gradients
-    assert_close(train_on(2, tmp_path / "two"), one, of_lines=1e-6, of_weights=1e-6)
+    two = train_on(2, tmp_path / "two", start=run_torchrun)
+    assert_close(two, one, of_lines=1e-6, of_weights=1e-6)
     # three, with more accumulation; the last batch of validation is not one of all ranks
     make_trainer(tmp_path / "six", accumulation_steps=6, steps=20).train()
     three = train_on(3, tmp_path / "three", accumulation_steps=2, steps=20)
