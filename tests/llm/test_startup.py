@@ -37,7 +37,7 @@ def of_torch():
     "code",
     [
         "import llm.models, llm.generation",
-        "import llm.training, llm.evaluation",
+        "import llm.training, llm.evaluation, llm.preflight",
     ],
 )
 def test_models_generation_and_training_bring_little_but_torch(code, of_torch):

@@ -8,6 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from hf_proxy.hf_adapter import HFAdapter, HFAdapterModel
 from hf_proxy.hf_config import HFAdapterConfig
+from hf_proxy.hf_evaluation import hf_text_model, perplexity
 from hf_proxy.hf_tokenizer import HFTokenizerAdapter, register_tokenizer
 from hf_proxy.hf_utils import (
     ExportCertificate,
@@ -24,7 +25,9 @@ __all__ = [
     "HFTokenizerAdapter",
     "create_hf_pipeline",
     "export_native",
+    "hf_text_model",
     "load_llm_model",
+    "perplexity",
 ]
 
 AutoConfig.register(HFAdapterConfig.model_type, HFAdapterConfig, exist_ok=True)

@@ -1,9 +1,13 @@
 """The published sizes, counted on the meta device."""
 
+import dataclasses
+import re
+
 import pytest
 import torch
 import transformers
 
+from llm.models import ARCHITECTURES
 from llm.models.gpt import GPT, GPT2, GPT2Config, GPTConfig, hf_format
 
 SIZES = [
@@ -76,3 +80,38 @@ def test_gpt2_sizes_are_table_2_of_the_paper(config, layers, heads, width):
     size = config()
     assert (size.num_layers, size.num_heads, size.embed_dim) == (layers, heads, width)
     assert (size.vocab_size, size.max_position_embeddings) == (50257, 1024)
+
+
+PARTS = {
+    "token_embeddings": r"decoder\.token_embeddings\.",
+    "position_embeddings": r"decoder\.position_embeddings\.",
+    "attention": r"\.attention\.",
+    "feed_forward": r"\.feed_forward\.",
+    "norms": r"_norm\.",
+    "head": r"lm_head\.",
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("inner", [None, 7])
+def test_the_parts_are_those_of_the_built_model(model_type, tiny, tied, inner):
+    architecture = ARCHITECTURES[model_type]
+    config = architecture.config.from_dict(
+        tiny(model_type, tie_embeddings=tied, intermediate_dim=inner)
+    )
+    model = architecture.model(config)
+    found = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        (part,) = (part for part, pattern in PARTS.items() if re.search(pattern, name))
+        found[part] += parameter.numel()
+    assert dataclasses.asdict(config.parameters) == found
+    assert config.num_parameters == model.num_parameters()
+    blocks = [*model.decoder.blocks.parameters(), *model.decoder.final_norm.parameters()]
+    assert config.parameters.without_embeddings == sum(p.numel() for p in blocks)
+
+
+def test_a_token_leaves_in_the_cache_what_the_configuration_says(model_type, make_model):
+    model = make_model(model_type)
+    cache = model.make_cache(batch_size=3, max_length=5)
+    numbers = cache.keys.numel() + cache.values.numel()
+    assert numbers == 3 * 5 * model.config.cached_numbers

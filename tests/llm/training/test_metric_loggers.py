@@ -25,6 +25,7 @@ from llm.training import (
 from llm.training.metric_loggers import MetricLoggers
 from llm.training.ranks import Ranks
 from llm.training.trackio_logger import TrackioLogger
+from llm.training.trainer import _Speed
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_a_resumed_run_shows_no_step_twice(make_trainer, tmp_path):
     stopped.resume()
     for _ in range(2):
         stopped.train_step()
-        stopped._log(1.0, 1.0)
+        stopped._log(1.0, some_speed())
     assert [step for step, _ in in_tensorboard(run)[0]["loss"]] == [*range(1, 8)]
     resumed = make_trainer(run, "tensorboard")
     resumed.resume(run / "step-000003")
@@ -324,11 +325,17 @@ def test_a_resume_while_they_are_open_begins_them_anew(make_trainer, tmp_path):
     assert [line["step"] for line in recorder.lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
 
 
+def some_speed():
+    speed = _Speed()
+    speed.add(8, 2)
+    return speed
+
+
 def test_only_the_main_rank_logs(make_trainer, tmp_path):
     recorder = Recorder()
     trainer = make_trainer(tmp_path / "run", recorder, "tensorboard")
     trainer.ranks = Ranks(1, 2)
-    trainer._log(1.0, 1.0)
+    trainer._log(1.0, some_speed())
     trainer.validate()
     trainer.sample()
     assert recorder.calls == []

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from llm.core.model_size import KeptNumbers, ParameterCounts
+
 T = TypeVar("T")
 Config = TypeVar("Config", bound="ModelConfig")
 
@@ -137,9 +139,29 @@ class ModelConfig:
                     )
 
     @property
-    def num_parameters(self) -> int:
-        """Parameters of the model, worked out without building it; a shared one counts once."""
+    def parameters(self) -> ParameterCounts:
+        """Parameters by part, worked out without building the model."""
         raise NotImplementedError
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model; a shared one counts once."""
+        return self.parameters.total
+
+    @property
+    def multiplied_weights(self) -> int:
+        """Matrix entries that a token is multiplied with on its way to logits, head included."""
+        raise NotImplementedError
+
+    @property
+    def kept_numbers(self) -> KeptNumbers:
+        """What a training forward keeps of each token for the backward."""
+        raise NotImplementedError
+
+    @property
+    def cached_numbers(self) -> int:
+        """Numbers that a token leaves in a `KVCache`: a key and a value in each layer."""
+        return 2 * self.num_layers * self.embed_dim
 
     @classmethod
     def of(cls: type[Config], config: Config | Mapping[str, Any]) -> Config:

@@ -19,3 +19,12 @@ def machine_memory() -> int | None:
         return min(memory, int(CONTAINER_LIMIT.read_text()))
     except (OSError, ValueError):
         return memory
+
+
+def process_memory() -> int | None:
+    """Bytes of memory that this process has now; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -4,7 +4,7 @@ Nothing here needs torch, so that a process that only encodes text starts at onc
 """
 
 from llm.data.order import BijectiveOrder, Permutation, rank_positions
-from llm.data.shard_texts import ShardsInUseError, TextFile, write_shards
+from llm.data.shard_texts import ShardsInUseError, Text, TextFile, text_pieces, write_shards
 from llm.data.split import DocumentSplit
 from llm.data.token_shards import ShardWriter, TokenShards
 
@@ -14,8 +14,10 @@ __all__ = [
     "Permutation",
     "ShardWriter",
     "ShardsInUseError",
+    "Text",
     "TextFile",
     "TokenShards",
     "rank_positions",
+    "text_pieces",
     "write_shards",
 ]

@@ -1,35 +1,124 @@
-"""What a model must beat to have learnt anything."""
+"""What a model must beat to have learnt anything: counts of tokens."""
 
 from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from llm.training.dataset import IGNORE_INDEX, ExampleSource
-from llm.training.validation import ValidationResult
+Counts = npt.NDArray[np.int64]
+Nats = npt.NDArray[np.float64]
 
 
-def unigram_loss(
-    train_dataset: ExampleSource, validation_dataset: ExampleSource, *, vocab_size: int
-) -> ValidationResult:
-    """Predict every validation target by how often it is a target in training.
+class Pairs(NamedTuple):
+    """Targets, int64 (N,), and the token before each, int64 (N,)."""
 
-    Counts are smoothed by one, so that no target is impossible.
+    before: Counts
+    targets: Counts
+
+
+class Baseline(ABC):
+    """Predicts a token from the one before it, by counts.
 
     Args:
-        train_dataset: what is counted.
-        validation_dataset: what is predicted.
-        vocab_size: V, above every token id.
+        vocab_size: V, above every id.
     """
-    counts = _target_counts(train_dataset, vocab_size) + 1
-    targets = _target_counts(validation_dataset, vocab_size)
-    nats = -np.log(counts / counts.sum())
-    return ValidationResult(total_loss=float(targets @ nats), num_targets=int(targets.sum()))
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    @abstractmethod
+    def add(self, pairs: Pairs) -> None:
+        """Count the targets of training text."""
+
+    @abstractmethod
+    def nats(self, pairs: Pairs) -> Nats:
+        """-log p of each target, (N,)."""
 
 
-def _target_counts(dataset: ExampleSource, vocab_size: int) -> npt.NDArray[np.int64]:
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for index in range(len(dataset)):
-        labels = dataset[index]["labels"][1:].numpy()
-        counts += np.bincount(labels[labels != IGNORE_INDEX], minlength=vocab_size)
-    return counts
+class Uniform(Baseline):
+    """p(w) = 1 / V."""
+
+    def add(self, pairs: Pairs) -> None:
+        """Nothing is learnt."""
+
+    def nats(self, pairs: Pairs) -> Nats:
+        """The same, log V, for each."""
+        return np.full(len(pairs.targets), math.log(self.vocab_size))
+
+
+class Unigram(Baseline):
+    """p(w) = (c(w) + 1) / (N + V): no token is impossible."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(vocab_size)
+        self.counts: Counts = np.zeros(vocab_size, dtype=np.int64)
+
+    def add(self, pairs: Pairs) -> None:
+        """Count the targets."""
+        self.counts += np.bincount(pairs.targets, minlength=self.vocab_size)
+
+    def probabilities(self) -> Nats:
+        """Probabilities of all tokens, (V,)."""
+        counts = self.counts + 1
+        return np.asarray(counts / counts.sum())
+
+    def nats(self, pairs: Pairs) -> Nats:
+        """-log p of each target."""
+        return np.asarray(-np.log(self.probabilities()[pairs.targets]))
+
+
+class Bigram(Baseline):
+    """p(w | v) = (c(v, w) - d) / c(v) where v w was seen, else α(v) p(w).
+
+    Absolute discounting, backing off to the unigrams: d = n1 / (n1 + 2 n2) of the
+    numbers of pairs seen once and twice (one added to each, which keeps d between
+    0 and 1), and α(v) makes the probabilities after v add up to 1. After a v that
+    was never seen, p(w).
+
+    Reference: Ney, Essen and Kneser, "On structuring probabilistic dependences in
+    stochastic language modelling" (1994); Katz (1987) for backing off.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(vocab_size)
+        self.unigram = Unigram(vocab_size)
+        # pairs that were seen, as v · V + w in ascending order, and how often
+        self._seen: Counts = np.empty(0, dtype=np.int64)
+        self._counts: Counts = np.empty(0, dtype=np.int64)
+
+    def add(self, pairs: Pairs) -> None:
+        """Count the pairs."""
+        self.unigram.add(pairs)
+        new, counts = np.unique(self._keys(pairs), return_counts=True)
+        self._seen, place = np.unique(np.concatenate([self._seen, new]), return_inverse=True)
+        both = np.concatenate([self._counts, counts])
+        self._counts = np.bincount(place, weights=both).astype(np.int64)
+
+    def nats(self, pairs: Pairs) -> Nats:
+        """-log p of each target after the token before it."""
+        unigram = self.unigram.probabilities()
+        v, w = np.divmod(self._seen, self.vocab_size)
+        total = np.bincount(v, weights=self._counts, minlength=self.vocab_size)
+        followers = np.bincount(v, minlength=self.vocab_size)
+        # where every token has followed, there is none to save probability for
+        open_ended = (total > 0) & (followers < self.vocab_size)
+        once, twice = (int((self._counts == n).sum()) + 1 for n in (1, 2))
+        discount = np.where(open_ended, once / (once + 2 * twice), 0)
+        followed = np.bincount(v, weights=unigram[w], minlength=self.vocab_size)
+        alpha = np.ones(self.vocab_size)
+        np.divide(discount * followers, total * (1 - followed), out=alpha, where=open_ended)
+
+        p = alpha[pairs.before] * unigram[pairs.targets]
+        keys = self._keys(pairs)
+        place = np.searchsorted(self._seen, keys)
+        found = np.isin(keys, self._seen)
+        before = pairs.before[found]
+        p[found] = (self._counts[place[found]] - discount[before]) / total[before]
+        return np.asarray(-np.log(p))
+
+    def _keys(self, pairs: Pairs) -> Counts:
+        return pairs.before * self.vocab_size + pairs.targets

@@ -1,8 +1,10 @@
-"""Units that compare."""
+"""Units that compare, and how certain a mean is."""
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 
 def bits_per_byte(total_loss: float, num_bytes: int) -> float:
@@ -20,3 +22,13 @@ def bits_per_byte(total_loss: float, num_bytes: int) -> float:
     if num_bytes < 1:
         raise ValueError(f"num_bytes={num_bytes}: no text was predicted")
     return total_loss / math.log(2) / num_bytes
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of n values: s / √n, with s² of n - 1 degrees of freedom.
+
+    None where one value does not show how they spread.
+    """
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) / math.sqrt(len(values))

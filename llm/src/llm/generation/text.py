@@ -51,18 +51,27 @@ def stream_text(
         raise ValueError(f"stop={stop!r} must be text, or a list of texts")
     if "" in stops:
         raise ValueError("a stop string is empty")
-    # the template may end the text with <eos>, which is not how a prompt goes on
-    ids = tokenizer.encode(prompt, add_special_tokens=False)
-    if not ids:
-        # after <eos> a document begins; <bos> need not have been trained on
-        first_id = default(tokenizer.eos_token_id, tokenizer.bos_token_id)
-        if first_id is None:
-            raise ValueError("the prompt is empty, and the tokenizer has no <eos> to begin after")
-        ids = [first_id]
+    ids = encode_prompt(tokenizer, prompt)
     device = model.decoder.token_embeddings.weight.device
     input_ids = torch.tensor([ids], device=device)
     tokens = stream(model, input_ids, vocab_size=len(tokenizer), **options)
     return _until_stop(_decode(tokenizer, tokens), stops)
+
+
+def encode_prompt(tokenizer: BaseTokenizer, prompt: str) -> list[int]:
+    """The ids that a model continues; an empty prompt begins a document.
+
+    Raises:
+        ValueError: the prompt is empty, and the tokenizer has nothing to begin after.
+    """
+    # the template may end the text with <eos>, which is not how a prompt goes on
+    if ids := tokenizer.encode(prompt, add_special_tokens=False):
+        return ids
+    # after <eos> a document begins; <bos> need not have been trained on
+    first_id = default(tokenizer.eos_token_id, tokenizer.bos_token_id)
+    if first_id is None:
+        raise ValueError("the prompt is empty, and the tokenizer has no <eos> to begin after")
+    return [first_id]
 
 
 def _decode(tokenizer: BaseTokenizer, tokens: Iterator[torch.Tensor]) -> Iterator[str]:

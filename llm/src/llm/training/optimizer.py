@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 
 from llm.core.config import check_choice, check_number
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
+# numbers that each remembers of a weight: means of gradients and their squares, or a momentum
+STATES_PER_WEIGHT = {"adamw": 2, "adam": 2, "sgd": 1}
+OPTIMIZERS = tuple(STATES_PER_WEIGHT)
 
 # PyTorch has one fused kernel for all parameters on these
 FUSED_DEVICES = {"cpu", "cuda", "mps"}

@@ -17,7 +17,7 @@ from llm.training.run_folder import METRICS_FILE
 from llm.training.trainer import Trainer
 
 # What depends on the clock.
-_TIMED_METRICS = ("tokens_per_second",)
+_TIMED_METRICS = ("tokens_per_second", "mfu")
 _TIMED_STATE = ("seconds", "metrics_bytes")
 # What depends on which checkpoints there are: more, where a run was stopped.
 _SAVED_STATE = ("random", "best_loss", "best_step")

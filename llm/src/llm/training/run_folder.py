@@ -42,12 +42,13 @@ LOCK_FILE = "run.lock"
 FINAL_FOLDER = "final"
 TENSORBOARD_FOLDER = "tensorboard"
 TRACKIO_FOLDER = "trackio"
-# drawn into the run by the scripts
+# what the scripts add to a run
 PLOT_FILE = "loss.png"
+EVALUATION_FILES = ("evaluation.json", "report.html")
 
 LOG_FOLDERS = (TENSORBOARD_FOLDER, TRACKIO_FOLDER)
 
-_FILES = {METRICS_FILE, RUN_FILE, LOCK_FILE, PLOT_FILE}
+_FILES = {METRICS_FILE, RUN_FILE, LOCK_FILE, PLOT_FILE, *EVALUATION_FILES}
 _FOLDERS = {FINAL_FOLDER, *LOG_FOLDERS}
 # What a write that a crash cut short leaves behind.
 _TEMPORARY_FILE = re.compile(r"\..+\.tmp")

@@ -57,6 +57,7 @@ from llm.training.step_gradient import StepGradient
 from llm.training.stop_signals import StopSignals
 from llm.training.stream import ExampleStream, ShuffledStream
 from llm.training.trainer_state import TrainerState
+from llm.training.utilization import Utilization
 from llm.training.validation import ValidationResult, validate_each
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class Trainer:
         self.linear_kernel = self._use_linear_kernel(config.linear_kernel)
         # before the optimizer, which is to see the parameters as they are shared
         self.gradient = StepGradient(self.model, config, self.device)
+        self.utilization = Utilization(model.config, config, self.device, self.ranks.world_size)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.optimizer = get_optimizer(
             self.model,
@@ -240,10 +242,10 @@ class Trainer:
             while self.step < end:
                 _, grad_norm, num_targets = self.train_step()
                 bar.update()
-                speed.add(num_targets)
+                speed.add(num_targets, self._examples_per_step)
                 last = self.step == config.steps
                 if last or self.step % config.log_every == 0:
-                    bar.set_postfix_str(self._log(grad_norm, speed.tokens_per_second))
+                    bar.set_postfix_str(self._log(grad_norm, speed))
                     speed = _Speed()
                 with speed.paused():
                     # saved before anything that may fail or take long
@@ -565,15 +567,17 @@ class Trainer:
         if self.run is not None and self.last_checkpoint_step != self.step:
             self.save_checkpoint()
 
-    def _log(self, grad_norm: float, tokens_per_second: float) -> str:
+    def _log(self, grad_norm: float, speed: _Speed) -> str:
         """Write a line of metrics about the steps since the last one, and sum it up."""
         state, learning_rate = self.state, self.schedule.get_last_lr()[0]
+        tokens_per_second = speed.tokens_per_second
         loss = state.window_loss / state.window_targets if state.window_targets else None
         metrics = {
             "loss": loss,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "tokens_per_second": tokens_per_second,
+            **self.utilization.metrics(speed.num_targets, speed.num_examples, tokens_per_second),
         }
         if state.skipped_steps:
             metrics["skipped_steps"] = state.skipped_steps
@@ -692,14 +696,15 @@ class Trainer:
 
 
 class _Speed:
-    """Tokens a second from one line of metrics to the next."""
+    """Tokens and examples from one line of metrics to the next, and the time they took."""
 
     def __init__(self) -> None:
-        self.num_targets = 0
+        self.num_targets = self.num_examples = 0
         self.started = time.perf_counter()
 
-    def add(self, num_targets: int) -> None:
+    def add(self, num_targets: int, num_examples: int) -> None:
         self.num_targets += num_targets
+        self.num_examples += num_examples
 
     @contextmanager
     def paused(self) -> Iterator[None]:

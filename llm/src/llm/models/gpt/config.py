@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from llm.core.config import ModelConfig, check_choice, check_count, check_number, default
 from llm.core.feed_forward import ACTIVATIONS
+from llm.core.model_size import KeptNumbers, ParameterCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class GPTFamilyConfig(ModelConfig):
 
     The other fields are those of `ModelConfig`.
     """
+
+    final_norms: ClassVar[int] = 0
 
     intermediate_dim: int | None = None
     activation: str = "gelu_tanh"
@@ -44,17 +47,46 @@ class GPTFamilyConfig(ModelConfig):
         check_number("norm_eps", self.norm_eps, low=0, high=math.inf, inclusive=False)
 
     @property
-    def num_parameters(self) -> int:
-        """Embeddings, and in each block four projections of attention, two of the feed-forward
-        network, and two norms, all with biases.
+    def inner_dim(self) -> int:
+        """Width of the feed-forward network, F."""
+        return default(self.intermediate_dim, 4 * self.embed_dim)
+
+    @property
+    def parameters(self) -> ParameterCounts:
+        """In each block four projections of attention, two of the feed-forward network, and
+        two norms, all with biases; `final_norms` norms after them.
+        """
+        width, inner, layers = self.embed_dim, self.inner_dim, self.num_layers
+        return ParameterCounts(
+            token_embeddings=self.vocab_size * width,
+            position_embeddings=self.max_position_embeddings * width,
+            attention=layers * 4 * (width * width + width),
+            feed_forward=layers * (2 * width * inner + inner + width),
+            norms=(2 * layers + self.final_norms) * 2 * width,
+            head=0 if self.tie_embeddings else self.vocab_size * width,
+        )
+
+    @property
+    def multiplied_weights(self) -> int:
+        """The projections of the blocks, and the head."""
+        block = 4 * self.embed_dim**2 + 2 * self.embed_dim * self.inner_dim
+        return self.num_layers * block + self.vocab_size * self.embed_dim
+
+    @property
+    def kept_numbers(self) -> KeptNumbers:
+        """Both norms' inputs; queries, keys, values and the inputs of four projections, one of
+        them the activation's output, and its input, unless it can do without.
         """
         width = self.embed_dim
-        inner = default(self.intermediate_dim, 4 * width)
-        attention = 4 * (width * width + width)
-        feed_forward = 2 * width * inner + inner + width
-        embeddings = (self.vocab_size + self.max_position_embeddings) * width
-        head = 0 if self.tie_embeddings else self.vocab_size * width
-        return embeddings + head + self.num_layers * (attention + feed_forward + 4 * width)
+        inner = self.inner_dim * (1 if self.activation == "relu" else 2)
+        return KeptNumbers(
+            residual=2 * (width + 2),
+            products=6 * width + inner,
+            dropped=2 * width if default(self.residual_dropout, self.dropout) else 0,
+            outside=self.final_norms * (width + 2),
+            dropped_embeddings=width if default(self.embedding_dropout, self.dropout) else 0,
+            attention_dropout=default(self.attention_dropout, self.dropout) > 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +121,7 @@ class GPT2Config(GPTFamilyConfig):
     """
 
     model_type: ClassVar[str] = "gpt2"
-
-    @property
-    def num_parameters(self) -> int:
-        """As GPT, and the final norm."""
-        return super().num_parameters + 2 * self.embed_dim
+    final_norms: ClassVar[int] = 1
 
     @classmethod
     def gpt2_small(cls, **changes: Any) -> GPT2Config:

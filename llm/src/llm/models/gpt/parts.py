@@ -43,7 +43,7 @@ def gpt_block(
         ),
         feed_forward=FeedForward(
             embed_dim=config.embed_dim,
-            intermediate_dim=default(config.intermediate_dim, 4 * config.embed_dim),
+            intermediate_dim=config.inner_dim,
             activation=config.activation,
             dropout=residual_dropout,
         ),

@@ -1,0 +1,139 @@
+"""Peak memory of training, worked out from the configurations of model and training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm.core.config import ModelConfig, check_count
+from llm.preflight.activations import NUMBER_BYTES, block_bytes, outside_bytes
+from llm.training.config import TrainingConfig
+from llm.training.loss import CHUNK_SIZE
+from llm.training.optimizer import STATES_PER_WEIGHT
+
+# What glibc keeps of freed memory, fitted to what benchmarks/memory.py measures: a share of what
+# comes and goes in a step. Where blocks are computed again holes are many: so many times what a
+# block has, and a few pieces of 32 MiB, above which pieces go back to the system at once.
+HEAP_SHARE = 0.18
+HEAP_BLOCKS = 1.3
+HEAP_PIECES = 3 * 2**25
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """Bytes of one process in training, when it has most.
+
+    Args:
+        weights: float32.
+        optimizer: what it remembers of each weight.
+        averaged_weights: of `ema_decay`.
+        gradients: those that exist at the peak, which need not be all.
+        activations: what the blocks keep for the backward, 16-bit copies of the
+            weights among it.
+        working: what one operation or block needs at that time: the loss' logits, or
+            a block's backward.
+        heap: what a CPU's allocator holds of memory that was freed.
+    """
+
+    weights: int
+    optimizer: int
+    averaged_weights: int
+    gradients: int
+    activations: int
+    working: int
+    heap: int
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        held = self.weights + self.optimizer + self.averaged_weights
+        return held + self.gradients + self.activations + self.working + self.heap
+
+
+def training_memory(
+    config: ModelConfig,
+    training: TrainingConfig,
+    *,
+    device: str = "cpu",
+    sequence_length: int | None = None,
+    num_ranks: int = 1,
+) -> TrainingMemory:
+    """The memory of a training at its peak, within 20% on a CPU (`benchmarks/memory.py`).
+
+    A step has three moments that can be it: the loss, when all activations are there;
+    the last block's backward, with the head's gradient besides; and the first
+    block's, with nearly all gradients. What the libraries themselves take, the data and
+    masks are not counted.
+
+    Args:
+        config: of the model.
+        training: batch size, precision and what else decides.
+        device: its type, such as "cpu" or "cuda"; measured on the CPU only.
+        sequence_length: of the examples, T; None for `max_position_embeddings`.
+        num_ranks: which, with `parallel = "fsdp"`, have a share each of weights,
+            gradients and optimizer, and gather those of a block; not measured.
+
+    Raises:
+        ValueError: the length is none, or longer than the model takes.
+    """
+    longest = config.max_position_embeddings
+    length = longest if sequence_length is None else sequence_length
+    check_count("sequence_length", length, maximum=longest)
+    rows = forward_rows(training, length)
+    tokens, size = rows * length, NUMBER_BYTES[training.precision]
+    weights, head = 4 * config.num_parameters, 4 * config.vocab_size * config.embed_dim
+    block = block_bytes(config, rows, length, precision=training.precision, device=device)
+    states = 4 * tokens * config.embed_dim  # one (B, T, C) in float32
+    copies = 0 if size == 4 else size * config.multiplied_weights
+    kept = outside_bytes(config, tokens, device=device)
+    kept += config.num_layers * (states if training.gradient_checkpointing else block)
+    # gradients of a forward before this one
+    several = training.accumulation_steps > 1 or rows < training.batch_size
+    before = weights if several else 0
+
+    logits = _loss_bytes(config.vocab_size, tokens, size=size)
+    # its output, the gradient of that, and the head's
+    at_loss = before, kept + copies, 2 * states + head + logits
+    # of the activations that a block keeps, a third has its gradient at a time
+    backward = size * tokens * config.kept_numbers.products // 3
+    backward += block if training.gradient_checkpointing else 0
+    # the head's gradient is scaled out of place
+    at_last = before, kept + copies, states + head + max(head, backward)
+    # and added to that of the embeddings at the end
+    one = copies // config.num_layers + block + states
+    at_first = weights, one, states + head
+    gradients, activations, working = max(at_loss, at_last, at_first, key=sum)
+    shares = num_ranks if training.parallel == "fsdp" else 1
+    if shares > 1:
+        working += head + weights // config.num_layers
+    gradients, weights = gradients // shares, weights // shares
+    heap = round(HEAP_SHARE * (activations + working))
+    if training.gradient_checkpointing:
+        heap = round(HEAP_BLOCKS * block) + min(HEAP_PIECES, activations + working)
+    return TrainingMemory(
+        weights=weights,
+        optimizer=STATES_PER_WEIGHT[training.optimizer] * weights,
+        averaged_weights=weights if training.ema_decay else 0,
+        gradients=gradients,
+        activations=activations,
+        working=working,
+        heap=heap if device == "cpu" else 0,
+    )
+
+
+def forward_rows(training: TrainingConfig, length: int) -> int:
+    """Examples of `length` tokens that one forward has at most."""
+    if not training.max_tokens:
+        return training.batch_size
+    return min(training.batch_size, max(1, training.max_tokens // length))
+
+
+def _loss_bytes(vocab_size: int, tokens: int, *, size: int) -> int:
+    """Logits of a chunk, in all the forms in which they exist at once."""
+    chunk = min(CHUNK_SIZE, tokens)
+    numbers = chunk * vocab_size
+    # logits in the precision of training, and logarithms of probabilities; where the
+    # logits have 16 bits, these again in 32, and their gradient in 16
+    new = numbers * (8 if size == 4 else 4 + 4 + size)
+    # those of the chunk before
+    old = numbers * (4 if size == 4 else 4 + size) if tokens > chunk else 0
+    return new + old
