@@ -8,12 +8,11 @@ uv run python experiments/llm_only/generate_gpt_bpe.py --interactive
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.shared.configs import GenerateScript, load_settings, relative
 from experiments.shared.console import run_script
-from experiments.shared.models import check_prompt
+from experiments.shared.models import check_prompt, load_model
 from experiments.shared.runs import find_model, read_prompts
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def main(arguments: list[str]) -> None:
     folder = find_model(settings.run, train_command=TRAIN_COMMAND)
     # said before torch loads, which takes a moment
     print(f"{relative(folder)}: loading", file=sys.stderr)
-    model, tokenizer = load(folder, settings.device)
+    model, tokenizer = load_model(folder, settings.device)
     for prompt in settings.generation.prompt:
         check_prompt(prompt, tokenizer, model.config.max_position_embeddings)
     print(
@@ -53,20 +52,6 @@ def main(arguments: list[str]) -> None:
             compare(model, tokenizer, prompt, settings)
         else:
             show(model, tokenizer, prompt, settings.generation.options(), settings.seed)
-
-
-def load(folder: Path, device: str) -> tuple[BaseModel, BPETokenizer]:
-    """The model and tokenizer of a folder, on the device."""
-    from llm.core.device import choose_device
-    from llm.models import load_pretrained
-    from llm.tokenizers import BPETokenizer
-
-    chosen = choose_device(device)
-    model, tokenizer = load_pretrained(folder), BPETokenizer.load(folder)
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise ValueError(f"{folder} is damaged: {name} holds what is not a finite number")
-    return model.to(chosen), tokenizer
 
 
 def show(

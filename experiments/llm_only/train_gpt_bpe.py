@@ -2,6 +2,7 @@
 
     uv run python experiments/llm_only/train_gpt_bpe.py
     uv run python experiments/llm_only/train_gpt_bpe.py --data book.txt notes/ --run mine
+    uv run python experiments/llm_only/train_gpt_bpe.py --dry-run
     uv run python experiments/llm_only/train_gpt_bpe.py --resume
     uv run torchrun --nproc-per-node 2 experiments/llm_only/train_gpt_bpe.py
     uv run python experiments/llm_only/train_gpt_bpe.py --help
@@ -31,12 +32,16 @@ from experiments.shared.models import (
     check_prompt,
     check_step_memory,
     make_model,
+    model_config,
     train_tokenizer,
 )
 from experiments.shared.plots import plot_losses
+from experiments.shared.preflight import Plan, RandomExamples, time_rows
 from experiments.shared.runs import find_model, find_run, new_run_folder, removed_if_empty
 
 if TYPE_CHECKING:
+    import torch
+
     from llm.tokenizers import BPETokenizer
     from llm.training import PackedDocuments, TextDataset, Trainer, ValidationResult
 
@@ -60,7 +65,7 @@ def main(arguments: list[str]) -> None:
         MetricLoggers(settings.log)
     texts = None if settings.data.shards else read_texts(settings)
     new = None
-    if run_folder is None and is_main_process():
+    if run_folder is None and is_main_process() and not settings.dry_run:
         new = run_folder = new_run_folder(
             settings.run, settings.model.model_type, overwrite=may_overwrite(settings)
         )
@@ -74,13 +79,17 @@ def main(arguments: list[str]) -> None:
 
     # what follows needs torch, which takes a moment to load
     from llm.core.device import choose_device
-    from llm.training import joined_ranks
+    from llm.training import TrainingConfig, joined_ranks
 
     with removed_if_empty(new):
         # before the work, not after it
         device = choose_device(settings.training.device)
-        adam = settings.training.optimizer != "sgd"
-        check_model_memory(settings.model, settings.data.vocab_size, device, adam=adam)
+        if settings.dry_run:
+            with joined_ranks(device) as ranks:
+                dry_run(settings, device, ranks.world_size)
+            return
+        training = TrainingConfig(**vars(settings.training))
+        check_model_memory(settings.model, settings.data.vocab_size, device, training)
         check_step_memory(settings, device)
         with joined_ranks(device) as ranks:
             run_folder = ranks.from_main(run_folder)
@@ -91,6 +100,40 @@ def main(arguments: list[str]) -> None:
 def may_overwrite(settings: TrainScript) -> bool:
     """Whether a run that has the name may go: it was said, or is what a dead process left."""
     return settings.overwrite or (is_restarted() and bool(settings.run))
+
+
+def dry_run(settings: TrainScript, device: torch.device, num_ranks: int) -> None:
+    """Print what the run needs, and after five of its steps how long it takes.
+
+    Raises:
+        ValueError: it does not fit in memory.
+    """
+    from llm.models import ARCHITECTURES
+    from llm.preflight import time_steps
+    from llm.training import Trainer, TrainingConfig
+
+    training = TrainingConfig(**vars(settings.training))
+    examples = training.batch_size * training.accumulation_steps * num_ranks
+    dataset: PackedDocuments | RandomExamples
+    if settings.data.shards:
+        shards = Path(settings.data.shards)
+        tokenizer = tokenizer_of_shards(shards)
+        dataset = packed_documents(shards / "train", tokenizer, settings)
+        config, source = model_config(settings.model, len(tokenizer)), "the shards"
+    else:
+        # a tokenizer takes longer to train than the steps, and changes nothing here but the ids
+        config = model_config(settings.model, settings.data.vocab_size)
+        length, source = config.max_position_embeddings, "random ids"
+        dataset = RandomExamples(config.vocab_size, length, 6 * examples)
+    plan = Plan(config, training, device, num_ranks)
+    print(f"Dry run of {settings.model.model_type} on {device}: nothing is written\n")
+    print(plan.table(), flush=True)
+    fits = plan.check()
+    check_step_memory(settings, device)
+    model = ARCHITECTURES[settings.model.model_type].model(config)
+    times = time_steps(Trainer(model, dataset, training, show_progress=False))
+    print(time_rows(times, training.steps, source))
+    print(f"\n{fits}")
 
 
 def train(
@@ -337,8 +380,10 @@ def announce(
     )
     print(
         f"Training: {config.steps:,} steps of {examples} × {example} tokens, "
-        f"{epochs:.1f} times through the text\n"
+        f"{epochs:.1f} times through the text"
     )
+    plan = Plan(trainer.model.config, config, trainer.device, ranks, is_built=True)
+    print(f"{plan.line()}\n")
 
 
 def report(
@@ -375,6 +420,7 @@ def what_next(logs: Sequence[str], run_folder: Path) -> None:
   {generate} --prompt "The statement"
   {generate} --compare
   {generate} --interactive
+  uv run python experiments/llm_only/evaluate.py
   uv run python {SCRIPT} --model gpt2 --steps 1000
   uv run python {SCRIPT} --data YOUR_TEXT.txt""")
 

@@ -405,6 +405,8 @@ class TrainScript:
         overwrite: Delete the run that has the name of --run.
         verify_resume: Prove that stopping and resuming changes no bit, on a few
             steps, and train nothing.
+        dry_run: Print what the run would need, and how long it would take by five
+            of its steps, and write nothing.
     """
 
     config: Path
@@ -418,6 +420,7 @@ class TrainScript:
     allow_changed: tuple[str, ...] = ()
     overwrite: bool = False
     verify_resume: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
@@ -427,6 +430,10 @@ class TrainScript:
             raise ValueError(f"log={list(self.log)} names one twice")
         if self.resume and (self.overwrite or self.verify_resume):
             raise ValueError("--resume goes with neither --overwrite nor --verify-resume")
+        if self.dry_run and (self.resume or self.overwrite or self.verify_resume):
+            raise ValueError(
+                "--dry-run goes with none of --resume, --overwrite and --verify-resume"
+            )
         if self.allow_changed and not self.resume:
             raise ValueError("--allow-changed goes with --resume: a new run may have any settings")
         if self.overwrite and not self.run:
@@ -462,6 +469,50 @@ class GenerateScript:
         check_device(self.device)
         if not self.generation.prompt and not self.interactive:
             raise ValueError("there is nothing to continue: give --prompt or --interactive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateScript:
+    """Say how good trained models are, on one text, in units that compare.
+
+    With --debug, a mistake is shown with its traceback.
+
+    Args:
+        config: TOML file that holds the defaults below.
+        run: Name or folder of the run, or a model folder; empty for the newest
+            run with a model.
+        compare: Other runs, evaluated on the same text.
+        data: Files, folders and globs of UTF-8 text; none for the text that
+            the run was validated on.
+        tasks: JSONL files of multiple-choice or cloze examples, one a line.
+        out: Folder of evaluation.json and report.html; empty for the run's.
+        stride: Tokens from one window to the next; 0 for half the context.
+        batch_size: Windows a forward.
+        seed: Of the samples.
+        device: "auto" takes CUDA, then MPS, then the CPU.
+    """
+
+    config: Path
+    run: str
+    compare: tuple[str, ...]
+    data: tuple[str, ...]
+    tasks: tuple[str, ...]
+    out: str
+    stride: int
+    batch_size: int
+    seed: int
+    device: str
+    generation: GenerationSettings
+
+    def __post_init__(self) -> None:
+        check_size("stride", self.stride, minimum=0)
+        check_size("batch_size", self.batch_size)
+        check_seed(self.seed)
+        check_device(self.device)
+        if not self.generation.prompt:
+            raise ValueError("there is nothing to continue: give --prompt")
+        if self.generation.stop:
+            raise ValueError("samples are compared at one length: --stop does not go with them")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.shared.configs import SPECIAL_TOKENS, ModelSettings, SimpleHFScript, TrainScript
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 
     from hf_proxy import HFAdapter, HFTokenizerAdapter
     from llm.core.base_model import BaseModel
+    from llm.core.config import ModelConfig
     from llm.tokenizers import BPETokenizer
+    from llm.training import TrainingConfig
 
 
 def train_tokenizer(
@@ -31,22 +34,50 @@ def train_tokenizer(
     return tokenizer
 
 
+def model_config(settings: ModelSettings, vocab_size: int, **token_ids: int | None) -> ModelConfig:
+    """The configuration of the architecture asked for."""
+    from llm.models import ARCHITECTURES
+
+    fields = {**vars(settings), **token_ids, "vocab_size": vocab_size}
+    return ARCHITECTURES[fields.pop("model_type")].config.from_dict(fields)
+
+
 def make_model(settings: ModelSettings, tokenizer: BPETokenizer) -> BaseModel:
     """A new model of the architecture asked for, with the tokenizer's vocabulary."""
     from llm.models import ARCHITECTURES
 
-    fields = dict(vars(settings))
-    architecture = ARCHITECTURES[fields.pop("model_type")]
-    return architecture.model(
-        {
-            **fields,
-            "vocab_size": len(tokenizer),
-            # a document begins after the end of another, as in GPT-2
-            "bos_token_id": tokenizer.eos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        }
+    config = model_config(
+        settings,
+        len(tokenizer),
+        # a document begins after the end of another, as in GPT-2
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    return ARCHITECTURES[settings.model_type].model(config)
+
+
+def load_model(folder: Path, device: str) -> tuple[BaseModel, BPETokenizer]:
+    """The model and tokenizer of a folder, on the device.
+
+    Args:
+        folder: of a trained model, or a published one.
+        device: "auto" or PyTorch's name of one.
+
+    Raises:
+        OSError: a file is not there.
+        ValueError: one is damaged, or there is no such device.
+    """
+    from llm.core.device import choose_device
+    from llm.models import load_pretrained
+    from llm.tokenizers import BPETokenizer
+
+    chosen = choose_device(device)
+    model, tokenizer = load_pretrained(folder), BPETokenizer.load(folder)
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"{folder} is damaged: {name} holds what is not a finite number")
+    return model.to(chosen), tokenizer
 
 
 def make_hf_model(
@@ -62,9 +93,12 @@ def make_hf_model(
 
     from hf_proxy import HFAdapter, HFTokenizerAdapter
     from llm.core.device import choose_device
+    from llm.training import TrainingConfig
 
     device = choose_device(settings.training.device)
-    check_model_memory(settings.model, settings.data.vocab_size, device)
+    # with AdamW, as in both scripts
+    training = TrainingConfig(steps=settings.training.steps)
+    check_model_memory(settings.model, settings.data.vocab_size, device, training)
     tokenizer = train_tokenizer(texts, settings.data.vocab_size)
     for prompt in settings.generation.prompt:
         check_prompt(
@@ -108,7 +142,7 @@ def check_prompt(
 
 
 def check_model_memory(
-    settings: ModelSettings, vocab_size: int, device: torch.device, *, adam: bool = True
+    settings: ModelSettings, vocab_size: int, device: torch.device, training: TrainingConfig
 ) -> None:
     """Raise if training must run out of memory, whatever the batch.
 
@@ -116,27 +150,27 @@ def check_model_memory(
         settings: of the model, which is not built.
         vocab_size: of the tokenizer.
         device: whose memory.
-        adam: the optimizer keeps two numbers for each weight.
+        training: how it is trained.
 
     Raises:
         ValueError: the parameters need more than there is; says how much.
     """
     from llm.core.device import device_memory
-    from llm.models import ARCHITECTURES
+    from llm.preflight import least_weight_bytes
+    from llm.training.ranks import launched_ranks
 
     sizes = {
         name: getattr(settings, name)
         for name in ("embed_dim", "num_layers", "max_position_embeddings")
     }
     sizes["vocab_size"] = vocab_size
-    config = ARCHITECTURES[settings.model_type].config
-    parameters = config(num_heads=settings.num_heads, **sizes).num_parameters
-    # float32: each with its gradient
-    needed, memory = parameters * (16 if adam else 8), device_memory(device)
+    config = model_config(settings, vocab_size)
+    needed = least_weight_bytes(config, training, num_ranks=launched_ranks().world_size)
+    memory = device_memory(device)
     if memory is not None and needed > memory:
         raise ValueError(
-            f"{_listed(sizes)}: {parameters:,} parameters need {_gigabytes(needed)} to be trained, "
-            f"and the device {device} has {_gigabytes(memory)}: make the model smaller"
+            f"{_listed(sizes)}: {config.num_parameters:,} parameters need {gigabytes(needed)} to "
+            f"be trained, and the device {device} has {gigabytes(memory)}: make the model smaller"
         )
 
 
@@ -148,6 +182,8 @@ def check_step_memory(settings: TrainScript, device: torch.device) -> None:
     """
     from llm.core.device import device_memory
     from llm.core.memory import machine_memory
+    from llm.preflight import least_forward_bytes
+    from llm.training import TrainingConfig
 
     model, training = settings.model, settings.training
     sizes = {
@@ -155,31 +191,26 @@ def check_step_memory(settings: TrainScript, device: torch.device) -> None:
         "accumulation_steps": training.accumulation_steps,
         "max_position_embeddings": model.max_position_embeddings,
     }
-    batch = training.batch_size * model.max_position_embeddings
-    forward = batch
     if training.max_tokens:
         sizes["max_tokens"] = training.max_tokens
-        forward = min(batch, max(training.max_tokens, model.max_position_embeddings))
-    # what a block at least keeps of each token for its backward: its input; and, unless they
-    # are computed again, queries, keys, values, and the inner layer before and after the
-    # activation
-    kept = 1 if training.gradient_checkpointing else 12
-    number_bytes = 4 if training.precision == "fp32" else 2
+    batch = training.batch_size * model.max_position_embeddings
+    config = model_config(model, settings.data.vocab_size)
     for needed, memory in (
         # ids and labels of the whole step
         (16 * batch * training.accumulation_steps, machine_memory()),
-        (number_bytes * kept * forward * model.embed_dim * model.num_layers, device_memory(device)),
+        (least_forward_bytes(config, TrainingConfig(**vars(training))), device_memory(device)),
     ):
         if memory is not None and needed > memory:
             raise ValueError(
-                f"{_listed(sizes)}: a step needs at least {_gigabytes(needed)}, and there are "
-                f"{_gigabytes(memory)}: make one of these smaller"
+                f"{_listed(sizes)}: a step needs at least {gigabytes(needed)}, and there are "
+                f"{gigabytes(memory)}: make one of these smaller"
             )
+
+
+def gigabytes(size: int) -> str:
+    """A size in memory as text."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
 def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB"

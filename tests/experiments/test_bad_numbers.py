@@ -9,6 +9,7 @@ import pytest
 from experiments.llm_only.prepare_data import PrepareScript
 from experiments.shared.configs import (
     CONFIGS,
+    EvaluateScript,
     GenerateScript,
     HFTrainerScript,
     SimpleHFScript,
@@ -18,6 +19,7 @@ from experiments.shared.configs import (
 SCRIPTS = {
     "llm_only.train_gpt_bpe": (TrainScript, "gpt_small.toml"),
     "llm_only.generate_gpt_bpe": (GenerateScript, "generate.toml"),
+    "llm_only.evaluate": (EvaluateScript, "evaluate.toml"),
     "llm_only.prepare_data": (PrepareScript, None),
     "hf_integration.simple_hf_training": (SimpleHFScript, "hf_simple.toml"),
     "hf_integration.train_with_hf_trainer": (HFTrainerScript, "hf_trainer.toml"),
@@ -35,6 +37,7 @@ LEAST = {
     "seed": 0,
     "top_k": 0,
     "max_tokens": 0,
+    "stride": 0,
 }
 # and what is just outside the range of others
 OUTSIDE = {

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.shared.configs import (
     CONFIGS,
+    EvaluateScript,
     GenerateScript,
     GenerationSettings,
     HFTrainerScript,
@@ -32,6 +33,7 @@ def fields(cls):
 SCRIPTS = {
     "gpt_small.toml": TrainScript,
     "generate.toml": GenerateScript,
+    "evaluate.toml": EvaluateScript,
     "hf_simple.toml": SimpleHFScript,
     "hf_trainer.toml": HFTrainerScript,
     "hf_generate.toml": GenerateScript,

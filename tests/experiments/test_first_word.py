@@ -27,6 +27,7 @@ sys.stdout = sys.stderr = Listener()
     [
         ("llm_only.train_gpt_bpe", "Text: "),
         ("llm_only.generate_gpt_bpe", "loading"),
+        ("llm_only.evaluate", "Text: "),
         ("hf_integration.simple_hf_training", "Text: "),
         ("hf_integration.train_with_hf_trainer", "Text: "),
         ("hf_integration.generate_with_hf_tools", "loading"),
@@ -37,7 +38,9 @@ def test_the_first_word_comes_before_torch(tmp_path, script, words):
     run.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (run / name).write_text("{}")
-    arguments = ["--run", str(run)] if "generate" in script else []
+    arguments = ["--run", str(run)] if "generate" in script or "evaluate" in script else []
+    if "evaluate" in script:
+        arguments += ["--data", "README.md"]
     code = (
         f"{LISTEN}\n"
         "from pathlib import Path\n"
