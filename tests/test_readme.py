@@ -11,6 +11,7 @@ import pytest
 
 from experiments.llm_only.prepare_data import PrepareScript
 from experiments.shared.configs import (
+    EvaluateScript,
     GenerateScript,
     HFTrainerScript,
     SimpleHFScript,
@@ -24,6 +25,7 @@ READMES = ["README.md", "README.ru.md"]
 SCRIPTS = {
     "experiments/llm_only/train_gpt_bpe.py": (TrainScript, "gpt_small.toml"),
     "experiments/llm_only/generate_gpt_bpe.py": (GenerateScript, "generate.toml"),
+    "experiments/llm_only/evaluate.py": (EvaluateScript, "evaluate.toml"),
     "experiments/hf_integration/simple_hf_training.py": (SimpleHFScript, "hf_simple.toml"),
     "experiments/hf_integration/train_with_hf_trainer.py": (HFTrainerScript, "hf_trainer.toml"),
     "experiments/hf_integration/generate_with_hf_tools.py": (GenerateScript, "hf_generate.toml"),
