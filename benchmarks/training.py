@@ -49,6 +49,7 @@ from training_contenders import (
 )
 
 from llm.core.fast_linear import choose_linear, fast_linear, is_available
+from llm.core.flops import training_flops
 
 Maker = Callable[[Shape, bool], Contender]
 
@@ -159,8 +160,7 @@ def compare_times(
     seconds = measure(contenders, ids, rounds, time.process_time)
     own = seconds.pop("ours")
     speed = shape.tokens / median(own)
-    num_parameters = sum(p.numel() for p in contenders[0].model.parameters())
-    gflops = shape.flops(num_parameters) / median(own) / 1e9
+    gflops = speed * training_flops(shape.config, shape.context) / 1e9
     print(f"    {step}: ours {speed:,.0f} tokens/s, {gflops:.0f} GFLOP/s", flush=True)
     for peer, theirs in seconds.items():
         target = TIME_TARGETS.get((peer.split()[0], precision), {}).get(name)

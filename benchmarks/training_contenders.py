@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.core.fast_linear import FastLinear, fast_linear, set_linear_kernel
-from llm.models.gpt import GPT2
+from llm.models.gpt import GPT2, GPT2Config
 from llm.training import get_optimizer, next_token_loss
 
 
@@ -40,15 +40,17 @@ class Shape:
         """Tokens a step."""
         return self.batch_size * self.context
 
-    def flops(self, num_parameters: int) -> float:
-        """Floating-point operations of a step.
-
-        Reference: Chowdhery et al., "PaLM", arXiv:2204.02311, appendix B.
-        """
-        attention = 12 * self.num_layers * self.embed_dim * self.context
-        # a row of position embeddings is looked up, not multiplied
-        products = num_parameters - self.context * self.embed_dim
-        return self.tokens * (6 * products + attention)
+    @property
+    def config(self) -> GPT2Config:
+        """Of our own model."""
+        return GPT2Config(
+            vocab_size=self.vocab_size,
+            embed_dim=self.embed_dim,
+            num_heads=self.num_heads,
+            num_layers=self.num_layers,
+            max_position_embeddings=self.context,
+            dropout=0.0,
+        )
 
 
 SHAPES = {
@@ -85,16 +87,7 @@ class Contender:
 def our_model(shape: Shape) -> GPT2:
     """The model whose weights all have."""
     torch.manual_seed(0)
-    return GPT2(
-        {
-            "vocab_size": shape.vocab_size,
-            "embed_dim": shape.embed_dim,
-            "num_heads": shape.num_heads,
-            "num_layers": shape.num_layers,
-            "max_position_embeddings": shape.context,
-            "dropout": 0.0,
-        }
-    )
+    return GPT2(shape.config)
 
 
 def ours(shape: Shape, bf16: bool, kernel: str = "auto") -> Contender:

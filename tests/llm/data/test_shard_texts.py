@@ -8,6 +8,7 @@ import re
 import pytest
 
 from llm.data import ShardsInUseError, TextFile, TokenShards, shard_texts, write_shards
+from llm.tokenizers import BPETokenizer
 
 WORDS = ["the", "cat", "sat", "on", "mat", "собака", "42", "a_b", "don't", "\n\n", "😀", "  ", ","]
 
@@ -67,6 +68,23 @@ def test_pieces_of_a_long_text_make_the_tokens_of_the_whole(tokenizer, tmp_path,
         assert contents(write([parts], tokenizer, tmp_path / f"p{size}").folder) == contents(
             tmp_path / f"{size}"
         )
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k_base", "o200k_base", "llama3", "qwen2"])
+def test_text_without_spaces_is_cut_between_its_lines(pattern, monkeypatch):
+    random.seed(0)
+    signs = ["子曰", "學而時習之", "42", "“", "！\n", "。\n", "\n", "\r\n", "\u3000"]
+    text = "".join(random.choices(signs, k=4000))
+    tokenizer = BPETokenizer()
+    tokenizer.train([text], 400, pattern=pattern, show_progress=False)
+    whole = tokenizer.encode(text, False)
+    monkeypatch.setattr(shard_texts, "CUT_WINDOW", 200)
+    for size in (250, 333, 700):
+        monkeypatch.setattr(shard_texts, "PIECE_CHARACTERS", size)
+        pieces = list(shard_texts.text_pieces(text))
+        assert "".join(pieces) == text
+        assert all(piece.endswith("\n") for piece in pieces[:-1])
+        assert [id for piece in pieces for id in tokenizer.encode(piece, False)] == whole
 
 
 def test_a_gigantic_word_is_cut_and_nothing_is_lost(tokenizer, tmp_path, monkeypatch):

@@ -91,6 +91,39 @@ def test_a_language_of_pairs_is_known_to_the_bigram_alone():
     assert losses[2] < 0.01
 
 
+def test_narrow_ids_of_a_large_vocabulary_are_told_apart():
+    # 70,000 · 70,000 pairs: more than 32 bits can number
+    stream = [69_999, 61_000, 69_999, 5, 61_000, 5]
+    wide, narrow = Bigram(70_000), Bigram(70_000)
+    pairs = pairs_of(stream)
+    wide.add(pairs)
+    narrow.add(Pairs(*(ids.astype(np.int32) for ids in pairs)))
+    narrow_pairs = Pairs(*(ids.astype(np.uint32) for ids in pairs))
+    np.testing.assert_array_equal(narrow.nats(narrow_pairs), wide.nats(pairs))
+
+
+def test_what_is_counted_later_counts():
+    model = Bigram(VOCAB_SIZE)
+    model.add(pairs_of([0, 1, 0, 2]))
+    before = model.nats(pairs_of([0, 3]))
+    model.add(pairs_of([0, 3, 0, 3]))
+    assert model.nats(pairs_of([0, 3])) < before
+
+
+@pytest.mark.parametrize("kind", [Uniform, Unigram, Bigram])
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [([0, VOCAB_SIZE], f"id {VOCAB_SIZE} is outside"), ([-1, 0], "id -1 is outside")],
+)
+def test_ids_outside_the_vocabulary_are_refused(kind, stream, message):
+    model = kind(VOCAB_SIZE)
+    for use in (model.add, model.nats):
+        with pytest.raises(ValueError, match=message):
+            use(pairs_of(stream))
+        with pytest.raises(ValueError, match="1 ids before 2 targets"):
+            use(Pairs(np.array([0]), np.array([1, 2])))
+
+
 def test_texts_are_counted_and_scored_document_by_document():
     texts = ["the cat sat", "Кошка сидела", "the cat"]
     tokenizer = BPETokenizer()

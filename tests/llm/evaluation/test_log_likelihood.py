@@ -251,6 +251,16 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"pairs\[0\]: the model's logits are not finite"):
             score(model, [("The", " cat")])
 
+    def test_a_token_that_the_model_rules_out_gives_no_score(self, make_text_model, bpe):
+        model = make_text_model()
+        ruled_out = bpe.encode(" cat", add_special_tokens=False)[0]
+        model.model.lm_head.register_forward_hook(
+            lambda head, inputs, logits: logits.index_fill(-1, torch.tensor(ruled_out), -math.inf)
+        )
+        assert math.isfinite(score(model, [("The", " dog")])[0].value)
+        with pytest.raises(ValueError, match=r"pairs\[0\]: the model's logits are not finite"):
+            score(model, [("The", " cat")])
+
 
 def test_each_part_comes_back_in_its_mode_and_dropout_is_off(make_text_model):
     model = make_text_model(dropout=0.5)

@@ -76,6 +76,12 @@ class TestBLEU:
         )
         assert bleu(hypothesis, references) == pytest.approx(expected, abs=1e-12)
 
+    def test_of_references_as_close_in_length_the_shorter_counts(self):
+        text = ["а", "б", "в", "г", "д"]
+        shorter, longer = text[:4], [*text, "е"]
+        assert bleu(text, [longer, shorter]) == bleu(text, [shorter, longer]) == pytest.approx(1)
+        assert bleu(text, [longer]) < 1
+
     def test_ends(self):
         text = ["кошка", "сидела", "на", "тёплом", "коврике"]
         assert bleu(text, [text]) == pytest.approx(1)

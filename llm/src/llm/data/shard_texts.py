@@ -47,8 +47,9 @@ SHARD_FILE = re.compile(r"shard-\d+\.(bin|idx)")
 
 # longer texts are encoded in pieces of this size, shorter ones together
 PIECE_CHARACTERS = 1 << 20
-# between words, where byte-level BPE never joins tokens, so that the cut changes none
-CUT = re.compile(r"(?<=\w)(?= \w)")
+# between words or after the end of a line, where byte-level BPE never joins tokens, so
+# that the cut changes none: the second is for scripts that put no spaces between words
+CUT = re.compile(r"(?<=\w)(?= \w)|(?<=\S\n)(?=\w)")
 CUT_WINDOW = 1 << 12
 
 Text = str | Iterable[str]
@@ -133,8 +134,8 @@ def write_shards(
     that of a few pieces of a million characters a process, and of a shard's
     document starts (8 bytes each), if a document larger than that comes in parts.
 
-    A text longer than a million characters is encoded in pieces cut between
-    words, which changes none of its tokens; where 4096 characters have no such
+    A text longer than a million characters is encoded in pieces cut between words
+    or lines, which changes none of its tokens; where 4096 characters have no such
     place, the cut may.
 
     Args:
@@ -282,8 +283,8 @@ def _pieces(documents: Iterable[Text]) -> Iterator[_Piece]:
 def text_pieces(document: Text) -> Iterator[str]:
     """A document in pieces of about a million characters, one at least, to be encoded apart.
 
-    It is cut between words, which changes none of the tokens of a byte-level
-    BPE; where 4096 characters have no such place, the cut may.
+    It is cut between words or lines, which changes none of the tokens of a
+    byte-level BPE; where 4096 characters have no such place, the cut may.
     """
     text = ""
     for part in _slices(document) if isinstance(document, str) else document:
@@ -301,7 +302,7 @@ def _slices(text: str) -> Iterator[str]:
 
 
 def _cut(text: str) -> int:
-    """Where the first piece of a text ends: the last place between words, if one is near."""
+    """Where the first piece of a text ends: the last such place, if one is near."""
     first = max(0, PIECE_CHARACTERS - CUT_WINDOW)
     places = [place.start() for place in CUT.finditer(text, first, PIECE_CHARACTERS)]
     return places[-1] if places else PIECE_CHARACTERS
