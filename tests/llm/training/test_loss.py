@@ -10,9 +10,11 @@ from llm.training import count_targets, next_token_loss
 from llm.training import loss as loss_module
 
 
-@pytest.fixture(params=[1, 5, 512])
-def chunk_size(request, monkeypatch):
-    monkeypatch.setattr(loss_module, "CHUNK_SIZE", request.param)
+@pytest.fixture(params=[(1, 1), (5, 1), (5, 30), (512, 30), (512, 2**18)])
+def sizes(request, monkeypatch):
+    chunk_size, cached_numbers = request.param
+    monkeypatch.setattr(loss_module, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(loss_module, "CACHED_NUMBERS", cached_numbers)
 
 
 def inputs(dtype=torch.float32):
@@ -32,7 +34,7 @@ def plain_loss(hidden, weight, labels):
     )
 
 
-@pytest.mark.usefixtures("chunk_size")
+@pytest.mark.usefixtures("sizes")
 def test_loss_and_gradients_are_those_of_cross_entropy():
     hidden, weight, labels = inputs()
     exact_hidden = hidden.detach().double().requires_grad_()
@@ -44,6 +46,42 @@ def test_loss_and_gradients_are_those_of_cross_entropy():
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(hidden.grad.double(), exact_hidden.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weight.grad.double(), exact_weight.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("sizes")
+def test_bfloat16_is_as_near_as_its_rounding():
+    hidden, weight, labels = inputs(torch.bfloat16)
+    exact_hidden = hidden.detach().double().requires_grad_()
+    exact_weight = weight.detach().double().requires_grad_()
+    loss = next_token_loss(hidden, weight, labels)
+    exact = plain_loss(exact_hidden, exact_weight, labels)
+    loss.backward()
+    exact.backward()
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-2, atol=0)
+    for ours, theirs in (
+        (hidden.grad, exact_hidden.grad),
+        (weight.grad, exact_weight.grad),
+    ):
+        assert (ours.double() - theirs).norm() <= 0.01 * theirs.norm()
+
+
+def test_one_token_has_no_loss_and_no_gradient():
+    hidden, weight, labels = inputs()
+    loss = next_token_loss(hidden[:, :1], weight, labels[:, :1], num_targets=1)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.count_nonzero(hidden.grad) == torch.count_nonzero(weight.grad) == 0
+
+
+def test_a_graph_that_is_kept_gives_its_gradients_again():
+    hidden, weight, labels = inputs()
+    loss = next_token_loss(hidden, weight, labels)
+    loss.backward(retain_graph=True)
+    first = hidden.grad.clone(), weight.grad.clone()
+    loss.backward()
+    torch.testing.assert_close((hidden.grad / 2, weight.grad / 2), first)
+    (3 * next_token_loss(hidden, weight, labels)).backward()
+    torch.testing.assert_close((hidden.grad / 5, weight.grad / 5), first)
 
 
 def test_the_fast_product_of_logits(monkeypatch):
@@ -102,25 +140,28 @@ def test_a_frozen_head_or_trunk_is_respected():
     assert hidden.grad is not None
 
 
-def test_no_tensor_of_all_logits_is_made(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_tensor_of_all_logits_is_made(dtype, monkeypatch):
     monkeypatch.setattr(loss_module, "CHUNK_SIZE", 4)
-    largest = 0
+    monkeypatch.setattr(loss_module, "CACHED_NUMBERS", 2000)
+    largest = dict.fromkeys([torch.float32, torch.bfloat16], 0)
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
             result = function(*args, **(kwargs or {}))
             for tensor in result if isinstance(result, (tuple, list)) else [result]:
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.numel())
+                if isinstance(tensor, torch.Tensor) and tensor.dtype in largest:
+                    largest[tensor.dtype] = max(largest[tensor.dtype], tensor.numel())
             return result
 
-    hidden = torch.randn(4, 9, 2, requires_grad=True)
-    weight = torch.randn(1000, 2, requires_grad=True)
+    hidden = torch.randn(4, 9, 2, dtype=dtype, requires_grad=True)
+    weight = torch.randn(1000, 2, dtype=dtype, requires_grad=True)
     labels = torch.randint(0, 1000, (4, 9))
     with Watch():
         next_token_loss(hidden, weight, labels).backward()
-    assert largest == 4 * 1000
+    assert largest[dtype] == 4 * 1000
+    # of 16-bit logits a part at a time is in float32, and the weight's gradient
+    assert largest[torch.float32] == (4 * 1000 if dtype == torch.float32 else 2000)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

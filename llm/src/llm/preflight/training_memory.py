@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llm.core.config import ModelConfig, check_count
 from llm.preflight.activations import NUMBER_BYTES, block_bytes, outside_bytes
 from llm.training.config import TrainingConfig
-from llm.training.loss import CHUNK_SIZE
+from llm.training.loss import CACHED_NUMBERS, CHUNK_SIZE
 from llm.training.optimizer import STATES_PER_WEIGHT
 
 # What glibc keeps of freed memory, fitted to what benchmarks/memory.py measures: a share of what
@@ -90,14 +90,15 @@ def training_memory(
     several = training.accumulation_steps > 1 or rows < training.batch_size
     before = weights if several else 0
 
-    logits = _loss_bytes(config.vocab_size, tokens, size=size)
+    logits = _loss_bytes(config, tokens, size=size, device=device)
     # its output, the gradient of that, and the head's
     at_loss = before, kept + copies, 2 * states + head + logits
     # of the activations that a block keeps, a third has its gradient at a time
     backward = size * tokens * config.kept_numbers.products // 3
     backward += block if training.gradient_checkpointing else 0
-    # the head's gradient is scaled out of place
-    at_last = before, kept + copies, states + head + max(head, backward)
+    # an accelerator scales the head's gradient out of place
+    scaled = 0 if device == "cpu" else head
+    at_last = before, kept + copies, states + head + max(scaled, backward)
     # and added to that of the embeddings at the end
     one = copies // config.num_layers + block + states
     at_first = weights, one, states + head
@@ -127,13 +128,13 @@ def forward_rows(training: TrainingConfig, length: int) -> int:
     return min(training.batch_size, max(1, training.max_tokens // length))
 
 
-def _loss_bytes(vocab_size: int, tokens: int, *, size: int) -> int:
-    """Logits of a chunk, in all the forms in which they exist at once."""
-    chunk = min(CHUNK_SIZE, tokens)
-    numbers = chunk * vocab_size
-    # logits in the precision of training, and logarithms of probabilities; where the
-    # logits have 16 bits, these again in 32, and their gradient in 16
-    new = numbers * (8 if size == 4 else 4 + 4 + size)
-    # those of the chunk before
-    old = numbers * (4 if size == 4 else 4 + size) if tokens > chunk else 0
-    return new + old
+def _loss_bytes(config: ModelConfig, tokens: int, *, size: int, device: str) -> int:
+    """What the loss makes of one chunk, beside the gradients that it leaves."""
+    numbers = min(CHUNK_SIZE, tokens) * config.vocab_size
+    # logits in the precision of training, which become their gradients
+    logits = size * numbers
+    # logarithms of probabilities, in float32, and one copy: a CPU's of a part at a time
+    part = numbers if device != "cpu" else max(CACHED_NUMBERS, config.vocab_size)
+    # then, of 16-bit factors, the product that is added to the head's gradient
+    product = 0 if size == 4 else size * config.vocab_size * config.embed_dim
+    return logits + max(2 * 4 * min(numbers, part), product)

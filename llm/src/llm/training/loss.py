@@ -14,6 +14,8 @@ from llm.training.dataset import IGNORE_INDEX
 
 # rows of logits that exist at a time: 512 × 50257 × 4 bytes are 100 MB
 CHUNK_SIZE = 512
+# float32 numbers that fit a core's cache, of which a CPU makes gradients from one end to the other
+CACHED_NUMBERS = 2**18
 
 
 def count_targets(labels: Tensor) -> int:
@@ -74,31 +76,28 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             rows, weight = rows.to(dtype), weight.to(dtype)
+        needs_rows, needs_weight = ctx.needs_input_grad[:2]
+        # nothing of ignored rows
+        scales = (targets != IGNORE_INDEX) / num_targets if needs_rows or needs_weight else None
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
-        grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        grad_rows = torch.empty_like(rows) if needs_rows else None
         grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for start in range(0, len(rows), CHUNK_SIZE):
+        # of no rows, the gradient is zero
+        for start in range(0, max(1, len(rows)), CHUNK_SIZE):
             chunk = slice(start, start + CHUNK_SIZE)
-            log_probabilities = F.log_softmax(linear(rows[chunk], weight), -1, dtype=torch.float32)
-            total += F.nll_loss(
-                log_probabilities, targets[chunk], ignore_index=IGNORE_INDEX, reduction="sum"
+            logits = linear(rows[chunk], weight)
+            total += _cross_entropy_(
+                logits, targets[chunk], None if scales is None else scales[chunk]
             )
-            if grad_rows is None and grad_weight is None:
-                continue
-            # d loss / d logits = p - 1 at the target, and nothing in ignored rows
-            scale = (targets[chunk] != IGNORE_INDEX) / num_targets
-            grad = log_probabilities.exp_()
-            at_target = targets[chunk].clamp(min=0)[:, None]
-            grad.scatter_add_(1, at_target, torch.full_like(at_target, -1, dtype=grad.dtype))
-            grad = grad.mul_(scale[:, None]).to(rows.dtype)
+            grad = logits
             if grad_rows is not None:
                 torch.mm(grad, weight, out=grad_rows[chunk])
-            if grad_weight is not None and rows.dtype == torch.float32:
-                grad_weight.addmm_(grad.t(), rows[chunk])
-            elif grad_weight is not None:
-                grad_weight += grad.t() @ rows[chunk]
+            if grad_weight is not None:
+                _add_product_(grad_weight, grad.t(), rows[chunk])
+            elif needs_weight:
+                grad_weight = (grad.t() @ rows[chunk]).float()
+            # so that the next chunk's logits can take their place
+            del logits, grad
         ctx.save_for_backward(
             None if grad_rows is None else grad_rows.to(dtypes[0]),
             None if grad_weight is None else grad_weight.to(dtypes[1]),
@@ -111,7 +110,42 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (scale,) = grad_outputs
-        grad_rows, grad_weight = (
-            None if grad is None else grad * scale.to(grad.dtype) for grad in ctx.saved_tensors
-        )
+        grad_rows, grad_weight = ctx.saved_tensors
+        # asked of an accelerator, the question would wait for it
+        if scale.device.type != "cpu" or scale != 1:
+            grad_rows, grad_weight = (
+                None if grad is None else grad * scale.to(grad.dtype)
+                for grad in (grad_rows, grad_weight)
+            )
         return grad_rows, grad_weight, None, None, None
+
+
+def _cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor | None) -> Tensor:
+    """The sum of the losses of logits (N, V), which become their gradients times `scales` (N,)."""
+    size = CACHED_NUMBERS // logits.shape[1] if logits.is_cpu else len(logits)
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    for start in range(0, len(logits), max(1, size)):
+        part = slice(start, start + max(1, size))
+        log_probabilities = F.log_softmax(logits[part], -1, dtype=torch.float32)
+        total += F.nll_loss(
+            log_probabilities, targets[part], ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        if scales is None:
+            continue
+        # d loss / d logits = p - 1 at the target
+        grad = log_probabilities.exp_()
+        at_target = targets[part].clamp(min=0)[:, None]
+        grad.scatter_add_(1, at_target, torch.full_like(at_target, -1, dtype=grad.dtype))
+        logits[part] = grad.mul_(scales[part, None])
+    return total
+
+
+def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Adds a · b to a float32 total (V, C); the factors have this or another precision."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+        return
+    # a sum of two dtypes would first make a float32 copy of the whole product
+    size = max(1, CACHED_NUMBERS // total.shape[1])
+    for part, term in zip(torch.split(total, size), torch.split(a @ b, size), strict=True):
+        part += term
