@@ -90,9 +90,9 @@ def training_memory(
     several = training.accumulation_steps > 1 or rows < training.batch_size
     before = weights if several else 0
 
-    logits = _loss_bytes(config, tokens, size=size, device=device)
-    # its output, the gradient of that, and the head's
-    at_loss = before, kept + copies, 2 * states + head + logits
+    # beside its input and the gradient of that
+    loss = _loss_bytes(config, tokens, size=size, device=device)
+    at_loss = before, kept + copies, 2 * states + loss
     # of the activations that a block keeps, a third has its gradient at a time
     backward = size * tokens * config.kept_numbers.products // 3
     backward += block if training.gradient_checkpointing else 0
@@ -129,12 +129,16 @@ def forward_rows(training: TrainingConfig, length: int) -> int:
 
 
 def _loss_bytes(config: ModelConfig, tokens: int, *, size: int, device: str) -> int:
-    """What the loss makes of one chunk, beside the gradients that it leaves."""
+    """What the loss makes of its last chunk, and the head's gradient."""
+    head = 4 * config.vocab_size * config.embed_dim
     numbers = min(CHUNK_SIZE, tokens) * config.vocab_size
     # logits in the precision of training, which become their gradients
     logits = size * numbers
-    # logarithms of probabilities, in float32, and one copy: a CPU's of a part at a time
-    part = numbers if device != "cpu" else max(CACHED_NUMBERS, config.vocab_size)
+    # logarithms of probabilities, and of 16-bit logits a float32 copy: a CPU's of a part at a time
+    part = numbers if device != "cpu" else min(numbers, max(CACHED_NUMBERS, config.vocab_size))
+    softmax = 4 * part * (1 if size == 4 else 2)
     # then, of 16-bit factors, the product that is added to the head's gradient
     product = 0 if size == 4 else size * config.vocab_size * config.embed_dim
-    return logits + max(2 * 4 * min(numbers, part), product)
+    # which is there before the second chunk
+    before = head if tokens > CHUNK_SIZE else 0
+    return logits + max(before + softmax, head + product)
