@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.core.fast_linear import FastLinear, fast_linear, set_linear_kernel
+from llm.core.fast_linear import set_linear_kernel
 from llm.models.gpt import GPT2, GPT2Config
-from llm.training import get_optimizer, next_token_loss
+from llm.training import TrainingConfig, get_optimizer
+from llm.training.step_gradient import StepGradient
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,31 @@ SHAPES = {
 Loss = Callable[[Tensor], Tensor]
 
 
+def forward_and_backward(loss_of: Loss, bf16: bool) -> Loss:
+    """The loss of token ids (B, T); the model's parameters get its gradient."""
+
+    def gradient(ids: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = loss_of(ids)
+        loss.backward()
+        return loss
+
+    return gradient
+
+
 @dataclass
 class Contender:
-    """A model, how it computes the loss of token ids (B, T), and its optimizer."""
+    """A model, what makes the gradient of its loss and returns the loss, and its optimizer."""
 
     name: str
     model: nn.Module
-    loss: Loss
+    gradient: Loss
     optimizer: torch.optim.Optimizer
     bf16: bool
 
     def step(self, ids: Tensor) -> tuple[float, float]:
         """Train on a batch; the loss, and the gradient's norm before clipping."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.loss(ids)
-        loss.backward()
+        loss = self.gradient(ids)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -94,16 +105,14 @@ def ours(shape: Shape, bf16: bool, kernel: str = "auto") -> Contender:
     """Our own model, loss and optimizer."""
     model = our_model(shape)
     set_linear_kernel(model, kernel)
-    linear = fast_linear if isinstance(model.lm_head, FastLinear) else F.linear
+    config = TrainingConfig(steps=1, precision="bf16" if bf16 else "fp32", device="cpu")
+    step_gradient = StepGradient(model, config, torch.device("cpu"))
 
-    def loss(ids: Tensor) -> Tensor:
+    def gradient(ids: Tensor) -> Tensor:
         num_targets = ids.shape[0] * (ids.shape[1] - 1)
-        hidden = model.hidden_states(ids)
-        return next_token_loss(
-            hidden, model.lm_head.weight, ids, num_targets=num_targets, linear=linear
-        )
+        return step_gradient([{"input_ids": ids, "labels": ids}], num_targets=num_targets)
 
-    return Contender("ours", model, loss, get_optimizer(model), bf16)
+    return Contender("ours", model, gradient, get_optimizer(model), bf16)
 
 
 def transformers_model(attention: str) -> Callable[[Shape, bool], Contender]:
@@ -121,7 +130,9 @@ def transformers_model(attention: str) -> Callable[[Shape, bool], Contender]:
         def loss(ids: Tensor) -> Tensor:
             return model(input_ids=ids, labels=ids, use_cache=False).loss
 
-        return Contender(f"transformers {attention}", model, loss, adamw(model), bf16)
+        return Contender(
+            f"transformers {attention}", model, forward_and_backward(loss, bf16), adamw(model), bf16
+        )
 
     return make
 
@@ -153,7 +164,7 @@ def nanogpt(folder: Path) -> Callable[[Shape, bool], Contender]:
             targets = F.pad(ids[:, 1:], (0, 1), value=-1)
             return model(ids, targets)[1]
 
-        return Contender("nanoGPT", model, loss, optimizer, bf16)
+        return Contender("nanoGPT", model, forward_and_backward(loss, bf16), optimizer, bf16)
 
     return make
 
@@ -192,7 +203,7 @@ def litgpt(folder: Path) -> Callable[[Shape, bool], Contender]:
             logits = model(ids)[:, :-1]
             return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
-        return Contender("litgpt", model, loss, adamw(model), bf16)
+        return Contender("litgpt", model, forward_and_backward(loss, bf16), adamw(model), bf16)
 
     return make
 

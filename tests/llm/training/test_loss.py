@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from llm.core import fast_linear as fast_linear_module
-from llm.core.fast_linear import fast_linear
 from llm.training import count_targets, next_token_loss
 from llm.training import loss as loss_module
+from llm.training.loss import chunk_size
 
 
 @pytest.fixture(params=[(1, 1), (5, 1), (5, 30), (512, 30), (512, 2**18)])
@@ -84,18 +84,64 @@ def test_a_graph_that_is_kept_gives_its_gradients_again():
     torch.testing.assert_close((hidden.grad / 5, weight.grad / 5), first)
 
 
-def test_the_fast_product_of_logits(monkeypatch):
+@pytest.mark.parametrize("chunk_rows", [5, 512])
+@pytest.mark.parametrize(("vocab_size", "embed_dim"), [(11, 4), (4, 11)])
+def test_the_fast_products_give_the_same(
+    chunk_rows, vocab_size, embed_dim, onednn_calls, monkeypatch
+):
+    monkeypatch.setattr(loss_module, "CHUNK_SIZE", chunk_rows)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 7, embed_dim, generator=generator)
+    head = torch.randn(vocab_size, embed_dim, generator=generator)
+    labels = torch.randint(vocab_size, (3, 7), generator=generator)
+    results = []
+    for fast in (False, True):
+        hidden, weight = values.clone().requires_grad_(), head.clone().requires_grad_()
+        loss = next_token_loss(hidden, weight, labels, num_targets=6, fast=fast)
+        loss.backward()
+        assert weight.grad.is_contiguous()
+        results.append((loss.detach(), hidden.grad, weight.grad))
+        chunks = -(-18 // chunk_rows)
+        assert len(onednn_calls) == (3 * chunks if fast else 0)
+    for plain, fast in zip(*results, strict=True):
+        assert (fast - plain).norm() <= 1e-6 * plain.norm()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_double_precision_and_half_keep_their_own_kernels(fast, monkeypatch):
+    monkeypatch.setattr(fast_linear_module, "MIN_PRODUCT", 1)
+    for dtype in (torch.float64, torch.bfloat16):
+        hidden, weight, labels = inputs(dtype)
+        expected_hidden, expected_weight, _ = inputs(dtype)
+        next_token_loss(hidden, weight, labels, fast=fast).backward()
+        next_token_loss(expected_hidden, expected_weight, labels).backward()
+        torch.testing.assert_close(hidden.grad, expected_hidden.grad)
+        torch.testing.assert_close(weight.grad, expected_weight.grad)
+
+
+@pytest.fixture
+def onednn_calls(monkeypatch):
     if not fast_linear_module.is_available():
         pytest.skip("this PyTorch has no oneDNN product")
     monkeypatch.setattr(fast_linear_module, "MIN_PRODUCT", 1)
-    results = []
-    for linear in (F.linear, fast_linear):
-        hidden, weight, labels = inputs()
-        loss = next_token_loss(hidden, weight, labels, num_targets=6, linear=linear)
-        loss.backward()
-        results.append((loss.detach(), hidden.grad, weight.grad))
-    for plain, fast in zip(*results, strict=True):
-        assert (fast - plain).norm() <= 1e-6 * plain.norm()
+    calls = []
+    product = fast_linear_module._onednn
+    monkeypatch.setattr(
+        fast_linear_module, "_onednn", lambda *a: calls.append(a[0].shape) or product(*a)
+    )
+    return calls
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 127, 512, 513, 1023, 2032, 10_000])
+@pytest.mark.parametrize("vocab_size", [2, 8192, 50257, 2**18])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_chunks_are_equal_and_not_too_large(num_rows, vocab_size, device):
+    size = chunk_size(num_rows, vocab_size, device)
+    most = 256 if device == "cpu" and vocab_size > 2**15 else 512
+    assert 1 <= size <= most
+    chunks = -(-num_rows // size)
+    assert chunks == -(-num_rows // most)
+    assert num_rows - (chunks - 1) * size > size - max(chunks, 1) if num_rows else size == 1
 
 
 def test_the_shift_happens_once():

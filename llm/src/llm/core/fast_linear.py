@@ -95,6 +95,17 @@ def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return _product(rows, weight, bias).view(*input.shape[:-1], len(weight))
 
 
+def transposed_product(a: Tensor, b: Tensor) -> Tensor:
+    """The product aᵀ · b, for a (N, M) and b (N, K), by oneDNN where that is possible and pays.
+
+    Returns:
+        (M, K), its columns contiguous in place of its rows if that took less time.
+    """
+    if not _fits(a.t(), b.t(), None):
+        return a.t() @ b
+    return _transposed_product(a, b)
+
+
 @cache
 def is_available() -> bool:
     """Whether PyTorch has oneDNN's product here, and it computes what it should.
@@ -142,11 +153,8 @@ class _Product(torch.autograd.Function):
         grad_a = grad_b = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_a = _product(grad, b.t(), None)
-        if ctx.needs_input_grad[1] and len(b) < b.shape[1]:
-            grad_b = _product(grad.t(), a.t(), None)
-        elif ctx.needs_input_grad[1]:
-            # the first factor is copied: let it be the narrower one
-            grad_b = _product(a.t(), grad.t(), None).t()
+        if ctx.needs_input_grad[1]:
+            grad_b = _transposed_product(grad, a)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
         return grad_a, grad_b, grad_bias
@@ -155,6 +163,13 @@ class _Product(torch.autograd.Function):
 def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     product: Tensor = _Product.apply(a, b, bias)
     return product
+
+
+def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
+    # of two that lie the wrong way the first is copied: let it be the narrower one
+    if a.shape[1] < b.shape[1]:
+        return _product(a.t(), b.t(), None)
+    return _product(b.t(), a.t(), None).t()
 
 
 def _fits(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llm.core.config import ModelConfig, check_count
 from llm.preflight.activations import NUMBER_BYTES, block_bytes, outside_bytes
 from llm.training.config import TrainingConfig
-from llm.training.loss import CACHED_NUMBERS, CHUNK_SIZE
+from llm.training.loss import CACHED_NUMBERS, chunk_size
 from llm.training.optimizer import STATES_PER_WEIGHT
 
 # What glibc keeps of freed memory, fitted to what benchmarks/memory.py measures: a share of what
@@ -91,7 +91,7 @@ def training_memory(
     before = weights if several else 0
 
     # beside its input and the gradient of that
-    loss = _loss_bytes(config, tokens, size=size, device=device)
+    loss = _loss_bytes(config, training, tokens, device)
     at_loss = before, kept + copies, 2 * states + loss
     # of the activations that a block keeps, a third has its gradient at a time
     backward = size * tokens * config.kept_numbers.products // 3
@@ -99,9 +99,10 @@ def training_memory(
     # an accelerator scales the head's gradient out of place
     scaled = 0 if device == "cpu" else head
     at_last = before, kept + copies, states + head + max(scaled, backward)
-    # and added to that of the embeddings at the end
+    # and that of the embeddings at the end, unless rows are added to the head's
     one = copies // config.num_layers + block + states
-    at_first = weights, one, states + head
+    adds_rows = device == "cpu" and not training.compile and num_ranks == 1
+    at_first = weights, one, states + (0 if adds_rows and config.tie_embeddings else head)
     gradients, activations, working = max(at_loss, at_last, at_first, key=sum)
     shares = num_ranks if training.parallel == "fsdp" else 1
     if shares > 1:
@@ -128,17 +129,21 @@ def forward_rows(training: TrainingConfig, length: int) -> int:
     return min(training.batch_size, max(1, training.max_tokens // length))
 
 
-def _loss_bytes(config: ModelConfig, tokens: int, *, size: int, device: str) -> int:
+def _loss_bytes(config: ModelConfig, training: TrainingConfig, tokens: int, device: str) -> int:
     """What the loss makes of its last chunk, and the head's gradient."""
-    head = 4 * config.vocab_size * config.embed_dim
-    numbers = min(CHUNK_SIZE, tokens) * config.vocab_size
+    size = NUMBER_BYTES[training.precision]
+    weight = config.vocab_size * config.embed_dim
+    rows = chunk_size(tokens, config.vocab_size, device)
+    numbers = rows * config.vocab_size
     # logits in the precision of training, which become their gradients
     logits = size * numbers
     # logarithms of probabilities, and of 16-bit logits a float32 copy: a CPU's of a part at a time
     part = numbers if device != "cpu" else min(numbers, max(CACHED_NUMBERS, config.vocab_size))
     softmax = 4 * part * (1 if size == 4 else 2)
-    # then, of 16-bit factors, the product that is added to the head's gradient
-    product = 0 if size == 4 else size * config.vocab_size * config.embed_dim
-    # which is there before the second chunk
-    before = head if tokens > CHUNK_SIZE else 0
-    return logits + max(before + softmax, head + product)
+    # of oneDNN's product, and an accelerator's, a second one before it is added, or its rows are
+    # made contiguous
+    is_whole = device != "cpu" or (size == 4 and training.linear_kernel != "plain")
+    product = size * (weight if is_whole else min(weight, CACHED_NUMBERS))
+    copy = 0 if size == 4 else size * weight
+    before = 4 * weight if tokens > rows else 0
+    return copy + logits + max(before + softmax, 4 * weight + product)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any, cast
 
 import torch
@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from llm.core.fast_linear import fast_linear, transposed_product
 from llm.training.dataset import IGNORE_INDEX
 
 # rows of logits that exist at a time: 512 × 50257 × 4 bytes are 100 MB
 CHUNK_SIZE = 512
+# on a CPU half of them, if the logits are more numbers than these: 32 MiB in 16 bits, above which
+# glibc asks the system for fresh pages each time
+CHUNK_NUMBERS = 2**24
 # float32 numbers that fit a core's cache, of which a CPU makes gradients from one end to the other
 CACHED_NUMBERS = 2**18
 
@@ -29,7 +33,7 @@ def next_token_loss(
     labels: Tensor,
     *,
     num_targets: float = 1,
-    linear: Callable[[Tensor, Tensor], Tensor] = F.linear,
+    fast: bool = False,
 ) -> Tensor:
     """Sum over the targets of -log p(label), in nats, divided by `num_targets`.
 
@@ -43,15 +47,22 @@ def next_token_loss(
         num_targets: those of the whole optimizer step, not of this batch alone,
             so that accumulation does not change the gradient; 1 for the sum. In
             half precision, divided by the scale of the loss.
-        linear: computes logits; `llm.core.fast_linear.fast_linear` where that is
-            faster. The products of the gradients are as fast either way.
+        fast: multiply by oneDNN, as `llm.core.fast_linear` does.
 
     Returns:
         Scalar, float32.
     """
     rows = hidden_states[:, :-1].flatten(0, 1)  # (B·(T-1), C)
     targets = labels[:, 1:].flatten()  # (B·(T-1),)
-    return cast(Tensor, _ChunkedCrossEntropy.apply(rows, lm_head, targets, num_targets, linear))
+    return cast(Tensor, _ChunkedCrossEntropy.apply(rows, lm_head, targets, num_targets, fast))
+
+
+def chunk_size(num_rows: int, vocab_size: int, device: str) -> int:
+    """How many rows of logits the loss has at a time: of equal chunks, but for the last."""
+    most = CHUNK_SIZE
+    if device == "cpu" and most * vocab_size > CHUNK_NUMBERS:
+        most = max(1, most // 2)
+    return math.ceil(max(1, num_rows) / math.ceil(max(1, num_rows) / most))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -70,8 +81,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         num_targets: float,
-        linear: Callable[[Tensor, Tensor], Tensor],
+        fast: bool,
     ) -> Tensor:
+        linear = fast_linear if fast else F.linear
         dtypes, device = (rows.dtype, weight.dtype), rows.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -82,25 +94,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         grad_rows = torch.empty_like(rows) if needs_rows else None
         grad_weight = None
+        size = chunk_size(len(rows), len(weight), device)
         # of no rows, the gradient is zero
-        for start in range(0, max(1, len(rows)), CHUNK_SIZE):
-            chunk = slice(start, start + CHUNK_SIZE)
+        for start in range(0, max(1, len(rows)), size):
+            chunk = slice(start, start + size)
             logits = linear(rows[chunk], weight)
             total += _cross_entropy_(
                 logits, targets[chunk], None if scales is None else scales[chunk]
             )
             grad = logits
             if grad_rows is not None:
-                torch.mm(grad, weight, out=grad_rows[chunk])
-            if grad_weight is not None:
-                _add_product_(grad_weight, grad.t(), rows[chunk])
-            elif needs_weight:
-                grad_weight = (grad.t() @ rows[chunk]).float()
+                grad_rows[chunk] = linear(grad, weight.t())
+            if needs_weight:
+                grad_weight = _add_product(grad_weight, grad, rows[chunk], fast)
             # so that the next chunk's logits can take their place
             del logits, grad
+        # it may be a copy in half precision, which nobody needs any more
+        del weight
         ctx.save_for_backward(
             None if grad_rows is None else grad_rows.to(dtypes[0]),
-            None if grad_weight is None else grad_weight.to(dtypes[1]),
+            None if grad_weight is None else grad_weight.to(dtypes[1]).contiguous(),
         )
         return total / num_targets
 
@@ -140,12 +153,17 @@ def _cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor | None) -> T
     return total
 
 
-def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Adds a · b to a float32 total (V, C); the factors have this or another precision."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-        return
-    # a sum of two dtypes would first make a float32 copy of the whole product
-    size = max(1, CACHED_NUMBERS // total.shape[1])
-    for part, term in zip(torch.split(total, size), torch.split(a @ b, size), strict=True):
-        part += term
+def _add_product(total: Tensor | None, grad: Tensor, rows: Tensor, fast: bool) -> Tensor:
+    """The float32 total (V, C), or none yet, and gradᵀ · rows, whatever precision those have."""
+    if not grad.is_cpu or (fast and grad.dtype == torch.float32):
+        product = transposed_product(grad, rows) if fast else grad.t() @ rows
+        return product.float() if total is None else total.add_(product)
+    # a part that fits the cache at a time, in place of the product as a whole
+    size = max(1, CACHED_NUMBERS // rows.shape[1])
+    is_first = total is None
+    if total is None:
+        total = torch.empty(grad.shape[1], rows.shape[1], dtype=torch.float32)
+    for part, columns in zip(torch.split(total, size), torch.split(grad, size, 1), strict=True):
+        write = part.copy_ if is_first else part.add_
+        write(columns.t() @ rows)
+    return total

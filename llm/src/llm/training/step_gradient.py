@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.core.base_model import BaseModel
-from llm.core.fast_linear import FastLinear, fast_linear
+from llm.core.fast_linear import FastLinear
 from llm.training.config import TrainingConfig
 from llm.training.dataset import Batch
+from llm.training.embedding_rows import rows_into_gradient
 from llm.training.errors import OutOfMemoryError
 from llm.training.loss import next_token_loss
 from llm.training.packing import attention_inputs
@@ -53,6 +54,11 @@ class StepGradient:
         if several and config.parallel == "ddp":
             self.loss_of_batch = replicate(self.loss_of_batch, device)
         self._model = model
+        # a compiler, and the exchange between processes, need a gradient that autograd knows of
+        adds_rows = self.ranks.world_size == 1 and not config.compile
+        self._embeddings: Callable[[], AbstractContextManager[None]] = (
+            partial(rows_into_gradient, model) if adds_rows else nullcontext
+        )
         self._is_exchanging = False
 
     def __call__(
@@ -78,7 +84,7 @@ class StepGradient:
         before = generator_states(self.device)
         while True:
             try:
-                with tf32(self._tf32):
+                with tf32(self._tf32), self._embeddings():
                     return self._accumulate(batches, num_targets, loss_scale)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -210,7 +216,7 @@ class LossOfBatch(nn.Module):
                 self.model.lm_head.weight,
                 labels,
                 num_targets=num_targets,
-                linear=fast_linear if isinstance(self.model.lm_head, FastLinear) else F.linear,
+                fast=isinstance(self.model.lm_head, FastLinear),
             )
 
 
