@@ -198,6 +198,42 @@ def test_any_texts_have_the_ids_of_tiktoken_in_every_way(data, any_text, tokeniz
         assert_all_ways_are(expected, all_ways(tokenizer, texts, True, "all"))
 
 
+HOSTILE = [
+    *" \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u1680\u2003\u2028\u202f\u3000\u200b\ufeff\0'.(_-07",
+    *("  ", "   ", "\r\n", "'s", "'ll", "'Re", "''t", " '", "word", " the", "12", "ſ", "é", "ё"),
+    *(
+        " Съешь",
+        "日本",
+        "٣",
+        "Ⅷ",
+        "½",
+        "x\u0302",
+        "😀",
+        "👩\u200d👧",
+        "\U0001e900",
+        "\ud800",
+        "\udc00",
+    ),
+]
+
+
+@given(texts=st.lists(st.lists(st.sampled_from(HOSTILE), max_size=25).map("".join), max_size=8))
+def test_hostile_short_texts_have_the_ids_of_tiktoken(texts, tokenizer):
+    offset = len(tokenizer.special_tokens)
+    ranks = {
+        tokenizer.decode_bytes([token_id]): token_id for token_id in range(offset, len(tokenizer))
+    }
+    encoding = tiktoken.Encoding(
+        "ours", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={}
+    )
+    expected = [encoding.encode_ordinary(text) for text in texts]
+    with pytest.MonkeyPatch.context() as patch:
+        for most in (2, 1 << 17):  # nearly everything new, nearly everything known
+            patch.setattr(_text_encoder, "_MOST_CHUNKS", most)
+            for _ in range(2):
+                assert [tokenizer.encode(text) for text in texts] == expected
+
+
 @pytest.mark.parametrize("length", range(3995, 4005))
 def test_texts_just_short_and_just_long_have_the_ids_of_tokenizers(fresh, corpus, length):
     library = Tokenizer.from_str(fresh.to_json())
@@ -338,8 +374,9 @@ def test_a_byte_that_the_vocabulary_lacks_is_an_error_and_other_texts_are_encode
     expected = [[*merged[0], *(token for part in merged[1:] for token in (256, *part))], [97]]
     for bad in ("~", good + "~", "~" + good):
         for encode in (ours.encode, ours.encode_numpy):
-            with pytest.raises(ValueError, match="no token for the byte 0x7e"):
+            with pytest.raises(ValueError, match="no token for the byte 0x7e") as raised:
                 encode(bad)
+            assert raised.value.__context__ is None  # nothing else is said to have failed
         with pytest.raises(ValueError, match="no token for the byte 0x7e"):
             ours.encode_batch([good, bad, good], num_threads)
         assert ours.encode_batch([good, "a"], num_threads) == expected
@@ -408,7 +445,7 @@ def test_chunks_of_short_texts_are_forgotten_and_ids_stay_the_same(fresh, tokeni
     expected = [tokenizer.encode(text) for text in texts]
     monkeypatch.setattr(_text_encoder, "_MOST_CHUNKS", 10)
     monkeypatch.setattr(_text_encoder, "_LONGEST_KEPT_CHUNK", 2)
-    known = fresh._pipeline._text_encoder._ids_of_chunk.__self__
+    known = fresh._pipeline._text_encoder._ids_of_chunk
     for text, ids in zip(texts, expected, strict=True):
         assert fresh.encode(text) == ids
         assert 0 < len(known) <= 10
@@ -451,6 +488,25 @@ def test_threads_share_a_tokenizer(fresh, tokenizer, corpus, hard_texts):
                     [1, 2, 3],
                 ):
                     assert batch == expected
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_threads_that_forget_each_other_s_chunks_have_the_same_ids(
+    fresh, tokenizer, corpus, hard_texts, monkeypatch
+):
+    texts = [*corpus[0].splitlines()[:600], *corpus[1].splitlines(), *hard_texts]
+    expected = [tokenizer.encode(text) for text in texts]
+    monkeypatch.setattr(_text_encoder, "_MOST_CHUNKS", 5)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as executor:
+            loops = [
+                executor.submit(lambda: [fresh.encode(text) for text in texts]) for _ in range(4)
+            ]
+            for loop in loops:
+                assert loop.result() == expected
     finally:
         sys.setswitchinterval(interval)
 

@@ -55,7 +55,7 @@ class ByteMerger:
         if chunk in self._whole:
             return [self._whole[chunk]]
         ids = [self._byte_ids[byte] for byte in chunk]
-        if NO_TOKEN in ids:
+        if self.lacks_bytes and NO_TOKEN in ids:
             index = ids.index(NO_TOKEN)
             nearby = chunk[max(index - 40, 0) : index + 40].decode("utf-8", "replace")
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,7 @@ class TextEncoder:
         self._byte_ids, self._merges, self._whole = byte_ids, merges, whole
         # Lists share these integers, in place of one of 28 bytes for every token of a text.
         self._ints = np.arange(num_ids).astype(object)
-        self._ids_of_chunk = _KnownChunks(self._merge).__getitem__
+        self._ids_of_chunk: dict[str, tuple[int, ...]] = {}
         self._idle = Pool(self._make_block_encoder, _MOST_IDLE)
 
     def encode(self, text: str) -> list[int]:
@@ -71,8 +71,7 @@ class TextEncoder:
             UnicodeEncodeError: the text holds a surrogate, and is cut chunk by chunk.
         """
         if len(text) < _SHORT_TEXT or not self.is_gpt2:
-            chunks = self._cut_ascii(text) if text.isascii() else self._cut(text)
-            return list(chain.from_iterable(map(self._ids_of_chunk, chunks)))
+            return self._encode_chunks(text)
         ids: list[int] = []
         for encoded in self._encode_blocks([text]):
             ids += self._to_list(encoded.ids)
@@ -96,6 +95,29 @@ class TextEncoder:
             batch += pieces
             goes_on = encoded.goes_on
         return batch
+
+    def _encode_chunks(self, text: str) -> list[int]:
+        # The plainest loop over the plainest dictionary: Python has instructions of its own for
+        # a key of a dict (not of a subclass) and for a try that nothing is raised in.
+        known = self._ids_of_chunk
+        ids: list[int] = []
+        for chunk in self._cut_ascii(text) if text.isascii() else self._cut(text):
+            try:
+                ids += known[chunk]
+                continue
+            except KeyError:
+                pass  # an error of the merge shall not be one "during handling" of this one
+            ids += self._encode_new(chunk)
+        return ids
+
+    def _encode_new(self, chunk: str) -> list[int]:
+        """Merge a chunk, and keep its ids."""
+        ids = self._merge(chunk.encode())
+        if len(chunk) <= _LONGEST_KEPT_CHUNK and len(ids) <= _MOST_KEPT_IDS:
+            if len(self._ids_of_chunk) >= _MOST_CHUNKS:
+                self._ids_of_chunk.clear()
+            self._ids_of_chunk[chunk] = tuple(ids)
+        return ids
 
     def _encode_blocks(self, texts: Iterable[str], num_threads: int = 1) -> Iterator[_EncodedBlock]:
         """Encode texts, some blocks of them at a time."""
@@ -126,19 +148,3 @@ class _EncodedBlock(NamedTuple):
     ids: NDArray[np.int32]
     ends: NDArray[np.int64]
     goes_on: bool  # as in `Block`
-
-
-class _KnownChunks(dict[str, tuple[int, ...]]):
-    """Ids of chunks, found when they are first asked for."""
-
-    def __init__(self, merge: ByteMerger) -> None:
-        super().__init__()
-        self._merge = merge
-
-    def __missing__(self, chunk: str) -> tuple[int, ...]:
-        ids = tuple(self._merge(chunk.encode()))
-        if len(chunk) <= _LONGEST_KEPT_CHUNK and len(ids) <= _MOST_KEPT_IDS:
-            if len(self) >= _MOST_CHUNKS:
-                self.clear()
-            self[chunk] = ids
-        return ids
