@@ -1,6 +1,9 @@
 """Encoding blocks, whatever the encoder remembers."""
 
+import itertools
 import random
+import threading
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -9,12 +12,27 @@ import pytest
 from llm.tokenizers import _block_encoder, _chunk_table
 from llm.tokenizers._batch_merger import BatchMerger
 from llm.tokenizers._block_encoder import BlockEncoder
+from llm.tokenizers._blocks import Block
 from llm.tokenizers._bpe_encode import NO_TOKEN, ByteMerger
 from llm.tokenizers._gpt2_split import make_block
 from llm.tokenizers._pretokenize import GPT2_PATTERN, Split
 
 # " a", "ab", "aba", " aba", "bb"
 MERGES = [(32, 97, 256), (97, 98, 257), (257, 97, 258), (256, 257, 259), (98, 98, 260)]
+
+
+WHOLE = {
+    b"ab": 305,
+    b" bba": 303,
+    b"ba" * 7: 300,
+    b" " + b"ab" * 20: 304,
+    b"\xff": 302,
+    b"\xff\xff": 301,
+}
+
+
+def block_of(texts, goes_on=False):
+    return Block(make_block(text.encode() for text in texts), goes_on)
 
 
 class Parts:
@@ -49,11 +67,12 @@ class Parts:
             raise self.error
         self.num_merged += num_chunks
 
-    def encode(self, *blocks):
+    def encode(self, *blocks, num_threads=1):
         """Ids of each text of each block."""
-        encoded = self.encoder.encode([make_block(text.encode() for text in b) for b in blocks])
+        encoded = self.encoder.encode(map(block_of, blocks), num_threads)
         ids_of_texts = []
-        for texts, (ids, ends) in zip(blocks, encoded, strict=True):
+        for texts, (ids, ends, goes_on) in zip(blocks, encoded, strict=True):
+            assert not goes_on
             assert ids.dtype == np.int32
             assert len(texts) == len(ends)
             bounds = [0, *ends.tolist()]
@@ -97,6 +116,85 @@ def test_blocks_together_are_encoded_as_one_by_one():
     parts = Parts()
     assert parts.encode(*blocks) == [ids for texts in blocks for ids in parts.by_definition(texts)]
     assert parts.encode() == []
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_ids_of_many_blocks_do_not_depend_on_threads(monkeypatch, num_threads, at_once):
+    monkeypatch.setattr(_block_encoder, "_BLOCKS_AT_ONCE", at_once)
+    # forgotten now and then: what was found ahead has numbers of before
+    monkeypatch.setattr(_block_encoder, "_MOST_CHUNKS", 150)
+    rng = random.Random(at_once)
+    blocks = [random_texts(rng, rng.choice([0, 1, 1, 5, 40])) for _ in range(50)]
+    blocks[7] = [""] * 3000
+    parts = Parts(whole=WHOLE)
+    expected = [ids for texts in blocks for ids in parts.by_definition(texts)]
+    for _ in range(2):
+        assert parts.encode(*blocks, num_threads=num_threads) == expected
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_blocks_are_read_and_dropped_as_they_are_asked_for(num_threads):
+    alive = []
+
+    num_read = 0
+
+    def blocks():
+        nonlocal num_read
+        for number in range(10_000):
+            num_read += 1
+            block = block_of(["ab bb", str(number)])
+            alive.append(weakref.ref(block.data))
+            yield block
+
+    encoded = Parts().encoder.encode(blocks(), num_threads)
+    assert num_read == 0
+    for index in range(200):
+        next(encoded)
+        assert num_read <= index + 17
+        assert sum(data() is not None for data in alive) <= 17
+    encoded.close()
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_no_thread_is_left_when_nobody_wants_the_rest_or_blocks_cannot_be_read(num_threads):
+    before = threading.active_count()
+    parts = Parts()
+    texts = random_texts(random.Random(0), 20)
+    encoded = parts.encoder.encode([block_of(texts)] * 100, num_threads)
+    next(encoded)
+    encoded.close()
+    assert threading.active_count() == before
+
+    def blocks():
+        yield from [block_of(texts)] * 30
+        raise OSError("of the reader")
+
+    with pytest.raises(OSError, match="of the reader"):
+        list(parts.encoder.encode(blocks(), num_threads))
+    assert threading.active_count() == before
+    assert parts.encode(texts, num_threads=num_threads) == parts.by_definition(texts)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("step", ["_find", "_complete", "_learn", "_ids_of"])
+def test_an_interrupt_in_any_step_leaves_the_encoder_usable(monkeypatch, step, num_threads):
+    before = threading.active_count()
+    parts = Parts()
+    original, calls = getattr(BlockEncoder, step), itertools.count()
+
+    def interrupted(*args):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    blocks = [random_texts(random.Random(seed), 4) for seed in range(40)]
+    monkeypatch.setattr(BlockEncoder, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        parts.encode(*blocks, num_threads=num_threads)
+    assert threading.active_count() == before
+    expected = [ids for texts in blocks for ids in parts.by_definition(texts)]
+    assert parts.encode(*blocks, num_threads=num_threads) == expected
 
 
 def test_a_chunk_is_merged_once():
@@ -168,16 +266,6 @@ def test_a_byte_without_a_token_is_an_error_and_other_texts_are_encoded(num_word
         assert parts.encode([text, "", "ab"]) == parts.by_definition([text, "", "ab"])
 
 
-WHOLE = {
-    b"ab": 305,
-    b" bba": 303,
-    b"ba" * 7: 300,
-    b" " + b"ab" * 20: 304,
-    b"\xff": 302,
-    b"\xff\xff": 301,
-}
-
-
 def test_whole_chunks_are_one_token_whatever_the_merges():
     parts = Parts(whole=WHOLE)
     texts = ["ab", "ab bba", "ba" * 7 + " " + "ab" * 20, "abab", "ab" * 20, "", "bba"]
@@ -202,9 +290,9 @@ def test_equal_hashes_change_no_id(monkeypatch):
 
 def test_ids_belong_to_the_caller():
     parts = Parts()
-    block = make_block([b"aba ab"])
-    [(first, _), (again, _)] = parts.encoder.encode([block, block])
+    block = block_of(["aba ab"])
+    first, again = (encoded.ids for encoded in parts.encoder.encode([block, block]))
     expected = first.tolist()
     first[:] = -7
     assert again.tolist() == expected
-    assert parts.encoder.encode([block])[0][0].tolist() == expected
+    assert next(parts.encoder.encode([block])).ids.tolist() == expected

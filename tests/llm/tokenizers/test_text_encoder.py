@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from llm.tokenizers import BPETokenizer, _blocks, _bpe_encode, _text_encoder
+from llm.tokenizers import BPETokenizer, _block_encoder, _blocks, _bpe_encode, _text_encoder
 from llm.tokenizers._batch_merger import BatchMerger
 from llm.tokenizers._block_encoder import BlockEncoder
 from llm.tokenizers._pretokenize import GPT2_PATTERN, PreTokenizer, Split
@@ -534,8 +534,8 @@ def test_what_remembers_chunks_is_never_used_by_two_threads_at_once(fresh, monke
 
 def test_a_batch_is_worked_on_by_as_many_threads_as_asked_for(fresh, monkeypatch):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 10)
-    num_blocks = 3 * _text_encoder._BLOCKS_AT_ONCE * 2
-    texts = ["atextwithoutspaces"] * num_blocks
+    monkeypatch.setattr(_block_encoder, "_BLOCKS_AT_ONCE", 9)
+    texts = ["atextwithoutspaces"] * 18
     for step in ("_find", "_ids_of"):
         original = getattr(BlockEncoder, step)
         all_inside = threading.Barrier(3, timeout=30)
@@ -547,19 +547,6 @@ def test_a_batch_is_worked_on_by_as_many_threads_as_asked_for(fresh, monkeypatch
         monkeypatch.setattr(BlockEncoder, step, watched)
         assert fresh.decode_batch(fresh.encode_batch(texts, num_threads=3)) == texts
         monkeypatch.setattr(BlockEncoder, step, original)
-
-
-def test_new_chunks_are_merged_by_as_many_threads_as_asked_for(fresh, monkeypatch):
-    merge = BatchMerger.__call__
-    all_inside = threading.Barrier(3, timeout=30)
-
-    def watched(merger, data, lengths):
-        all_inside.wait()
-        return merge(merger, data, lengths)
-
-    monkeypatch.setattr(BatchMerger, "__call__", watched)
-    text = " ".join(f"word{number}" for number in range(1000))
-    assert fresh.decode_batch(fresh.encode_batch([text], num_threads=3)) == [text]
 
 
 # time

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from llm.tokenizers._threads import map_in_threads
+from llm.tokenizers._threads import Crew, map_in_threads
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 8])
@@ -106,3 +106,80 @@ def test_one_thread_is_the_caller_s():
 def test_several_threads_work_at_once():
     all_inside = threading.Barrier(3, timeout=30)
     list(map_in_threads(lambda _: all_inside.wait(), range(6), 3))
+
+
+# a crew
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 8])
+def test_results_of_a_crew_come_in_the_order_of_the_items(num_threads):
+    done = []
+
+    def work(item):
+        done.append(item)
+        return item * item
+
+    with Crew(num_threads) as crew:
+        first, second = (crew.start(work, range(begin, begin + 50)) for begin in (0, 50))
+        assert list(crew.results(second)) == [item * item for item in range(50, 100)]
+        assert list(crew.results(first)) == [item * item for item in range(50)]
+        assert list(crew.results([])) == []
+    assert sorted(done) == list(range(100))
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_a_crew_works_ahead_and_the_caller_helps(num_threads):
+    names, all_inside = set(), threading.Barrier(num_threads, timeout=30)
+
+    def work(item):
+        names.add(threading.current_thread())
+        all_inside.wait()
+
+    ahead = threading.Event()
+    with Crew(num_threads) as crew:
+        [task] = crew.start(lambda _: ahead.set(), [0])
+        assert ahead.wait(30)
+        task.result()
+        list(crew.results(crew.start(work, range(2 * num_threads))))
+    assert len(names) == num_threads
+    assert threading.current_thread() in names
+
+
+def test_a_crew_of_one_works_when_results_are_asked_for():
+    done = []
+    with Crew(1) as crew:
+        results = crew.results(crew.start(done.append, range(3)))
+        assert done == []
+        next(results)
+        assert done == [0]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("error", [KeyError("of the work"), KeyboardInterrupt()])
+def test_the_first_error_of_a_crew_comes_out_and_no_thread_is_left(num_threads, error):
+    before, done = threading.active_count(), []
+
+    def work(item):
+        if item >= 5:
+            raise error
+        done.append(item)
+        return item
+
+    results = []
+    with pytest.raises(type(error)), Crew(num_threads) as crew:
+        results.extend(crew.results(crew.start(work, range(10))))
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    assert threading.active_count() == before
+
+
+def test_work_of_a_crew_that_nobody_has_begun_is_dropped():
+    go_on, done = threading.Event(), []
+
+    def work(item):
+        go_on.wait(30)
+        done.append(item)
+
+    with Crew(2) as crew:
+        crew.start(work, range(100))
+        threading.Timer(0.3, go_on.set).start()
+    assert set(done) <= {0, 1}

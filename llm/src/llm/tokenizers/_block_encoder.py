@@ -3,29 +3,43 @@
 The chunks of a block are found and numbered in a few operations on arrays. The ids of each
 distinct chunk are kept, so that merges are applied to new chunks only, to all of them at once.
 
-Threads share the work, not the encoder: each looks up the chunks of some blocks, merges some of
-the new chunks, and puts the ids of some blocks together, while nobody changes the tables.
+Threads share the work on some blocks, not the encoder. One of them numbers the new chunks of
+these, merges them and hands out the ids; the others meanwhile look up the chunks of the blocks
+that follow, which nobody can do only while chunks get their numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm.tokenizers._arrays import PADDING, GrowingArray, span_indices, starts_of
 from llm.tokenizers._batch_merger import LONGEST_COLUMN, BatchMerger
+from llm.tokenizers._blocks import Block
 from llm.tokenizers._bpe_encode import ByteMerger
 from llm.tokenizers._chunk_table import ChunkTable
 from llm.tokenizers._gpt2_split import SEPARATOR, chunk_starts
-from llm.tokenizers._threads import map_in_threads
+from llm.tokenizers._threads import Crew
 
+# New chunks of so many blocks are merged together.
+_BLOCKS_AT_ONCE = 8
 # When so many chunks, or bytes of chunks, have been met, they are forgotten: up to some 100 MB.
 _MOST_CHUNKS = 1 << 19
 _MOST_BYTES = 1 << 23
 # Fewer new chunks than this are merged one by one, in less time than a matrix takes.
 _FEW_CHUNKS = 64
+
+
+class EncodedBlock(NamedTuple):
+    """Ids of the pieces of texts in a block, one after another, and where those of each end."""
+
+    ids: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    goes_on: bool  # as in `Block`
 
 
 class BlockEncoder:
@@ -50,48 +64,76 @@ class BlockEncoder:
         self._whole.pop(bytes([SEPARATOR]), None)  # no text has it
         self._forget()
 
-    def encode(
-        self, blocks: Sequence[NDArray[np.uint8]], num_threads: int = 1
-    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """Ids of the texts of each block, one text after another, and where those of each end.
+    def encode(self, blocks: Iterable[Block], num_threads: int = 1) -> Iterator[EncodedBlock]:
+        """Ids of the texts of each block.
 
         Args:
-            blocks: what `make_block` makes. Several cost less than one by one.
+            blocks: read some at a time, one lot ahead of those that are given back.
             num_threads: how many threads work at a time.
 
         Raises:
             ValueError: a chunk cannot be encoded.
         """
+        blocks = iter(blocks)
+        groups = iter(lambda: list(islice(blocks, max(_BLOCKS_AT_ONCE, 2 * num_threads))), [])
         try:
-            found = list(map_in_threads(self._find, blocks, num_threads))
-            numbers = [self._complete(block, *of) for block, of in zip(blocks, found, strict=True)]
-            self._learn(num_threads)
+            with Crew(num_threads) as crew:
+                group = next(groups, [])
+                finding = crew.start(self._find, group)
+                while group:
+                    following = next(groups, [])
+                    found = zip(group, crew.results(finding), strict=True)
+                    numbers = [self._complete(block, *of) for block, of in list(found)]
+                    # The tables of chunks stay as they are until all of the next are found.
+                    is_full = self._is_full()
+                    if not is_full:
+                        finding = crew.start(self._find, following)
+                    self._learn()
+                    encoding = crew.start(self._ids_of, numbers)
+                    for block, encoded in zip(group, crew.results(encoding), strict=True):
+                        yield EncodedBlock(*encoded, block.goes_on)
+                    if is_full:
+                        self._forget()
+                        finding = crew.start(self._find, following)
+                    group = following
         except BaseException:  # a chunk that cannot be encoded, or Ctrl-C: numbers without ids
             self._forget()
             raise
-        encoded = list(map_in_threads(self._ids_of, numbers, num_threads))
-        if len(self._chunks) > self._most_chunks or self._chunks.num_bytes > self._most_bytes:
-            self._forget()
-        return encoded
 
-    def _find(self, block: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    def _find(self, block: Block) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Where the chunks of a block begin and the last one ends, and the numbers of those met."""
-        bounds = chunk_starts(block)
-        return bounds, self._chunks.find(block, bounds[:-1], np.diff(bounds))
+        bounds = chunk_starts(block.data)
+        return bounds, self._chunks.find(block.data, bounds[:-1], np.diff(bounds))
 
     def _complete(
-        self, block: NDArray[np.uint8], bounds: NDArray[np.intp], numbers: NDArray[np.int32]
+        self, block: Block, bounds: NDArray[np.intp], numbers: NDArray[np.int32]
     ) -> NDArray[np.int32]:
         """Give numbers to the chunks that have none."""
         new = np.flatnonzero(numbers < 0)
         starts, ends = bounds[new], bounds[new + 1]
-        numbers[new] = self._chunks.number(block, starts, ends - starts)
+        numbers[new] = self._chunks.number(block.data, starts, ends - starts)
         return numbers
 
     def _ids_of(self, numbers: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        num_ids = self._num_ids.entries[numbers]
-        ids = self._ids.entries[span_indices(self._firsts.entries[numbers], num_ids)]
-        return ids, np.cumsum(num_ids)[numbers == self._separator]
+        """Ids of all chunks of a block, and where those of each text end."""
+        separators = np.flatnonzero(numbers == self._separator)
+        chunks = numbers.astype(np.intp)
+        num_ids = self._num_ids.entries[chunks]
+        ends = np.cumsum(num_ids)
+        begins = ends - num_ids
+        # Most chunks have one id. A separator has none: what it writes is written over by the
+        # chunk after it, or into the one entry more.
+        ids = np.empty(num_ids.sum() + 1, dtype=np.int32)
+        ids[begins] = self._first_ids.entries[chunks]
+        longer = np.flatnonzero(num_ids > 1)
+        others = num_ids[longer] - 1
+        ids[span_indices(begins[longer] + 1, others)] = self._ids.entries[
+            span_indices(self._firsts.entries[chunks[longer]] + 1, others)
+        ]
+        return ids[:-1], ends[separators]
+
+    def _is_full(self) -> bool:
+        return len(self._chunks) > self._most_chunks or self._chunks.num_bytes > self._most_bytes
 
     def _forget(self) -> None:
         """Know the separator, which has no ids, and the whole chunks, which have one each."""
@@ -104,17 +146,20 @@ class BlockEncoder:
         self._most_chunks = len(known) + _MOST_CHUNKS
         self._most_bytes = self._chunks.num_bytes + _MOST_BYTES
 
-        # Chunk i has the num_ids[i] ids from firsts[i] on.
+        # Chunk i has the num_ids[i] ids from firsts[i] on; the first one is in first_ids too.
         self._ids = GrowingArray(np.int32)
         self._firsts = GrowingArray(np.int64)
         self._num_ids = GrowingArray(np.int64)
+        self._first_ids = GrowingArray(np.int32)
         order = np.argsort(numbers)
         num_ids = np.array([0] + [1] * len(self._whole))
-        self._ids.append(np.array(list(self._whole.values()), dtype=np.int32))
+        ids = np.array([0, *self._whole.values()], dtype=np.int32)
+        self._ids.append(ids[1:])
+        self._first_ids.append(ids[order])
         self._firsts.append(starts_of(num_ids)[order])
         self._num_ids.append(num_ids[order])
 
-    def _learn(self, num_threads: int) -> None:
+    def _learn(self) -> None:
         """Find the ids of the chunks that have got numbers, but no ids yet."""
         data, lengths = self._chunks.chunks(len(self._firsts))
         starts = starts_of(lengths)
@@ -122,23 +167,18 @@ class BlockEncoder:
         if np.count_nonzero(in_columns) < _FEW_CHUNKS or self._merge_one.lacks_bytes:
             in_columns[:] = False
 
-        def merge(chunks: NDArray[np.intp]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-            bytes_of_chunks = data[span_indices(starts[chunks], lengths[chunks])]
-            return self._merge_many(bytes_of_chunks, lengths[chunks])
-
         firsts, num_ids = np.empty_like(starts), np.empty_like(starts)
         many = np.flatnonzero(in_columns)
-        parts = [many[thread::num_threads] for thread in range(num_threads if len(many) else 0)]
-        for part, (ids, num_ids_of_part) in zip(
-            parts, map_in_threads(merge, parts, num_threads), strict=True
-        ):
-            num_ids[part] = num_ids_of_part
-            firsts[part] = len(self._ids) + starts_of(num_ids_of_part)
+        if len(many):
+            bytes_of_many = data[span_indices(starts[many], lengths[many])]
+            ids, num_ids[many] = self._merge_many(bytes_of_many, lengths[many])
+            firsts[many] = len(self._ids) + starts_of(num_ids[many])
             self._ids.append(ids)
         for one in np.flatnonzero(~in_columns).tolist():
             chunk = data[starts[one] : starts[one] + lengths[one]].tobytes()
             ids = np.array(self._merge_one(chunk), dtype=np.int32)
             firsts[one], num_ids[one] = len(self._ids), len(ids)
             self._ids.append(ids)
+        self._first_ids.append(self._ids.entries[firsts])
         self._firsts.append(firsts)
         self._num_ids.append(num_ids)

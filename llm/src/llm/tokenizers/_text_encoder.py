@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice, pairwise
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm.tokenizers._batch_merger import BatchMerger
-from llm.tokenizers._block_encoder import BlockEncoder
+from llm.tokenizers._block_encoder import BlockEncoder, EncodedBlock
 from llm.tokenizers._blocks import blocks_of
 from llm.tokenizers._bpe_encode import ByteMerger
 from llm.tokenizers._pretokenize import PreTokenizer, gpt2_in_bmp
@@ -19,8 +18,6 @@ from llm.tokenizers._threads import Pool
 
 # Shorter texts take less time chunk by chunk than in a block.
 _SHORT_TEXT = 4000
-# New chunks of so many blocks are merged together.
-_BLOCKS_AT_ONCE = 8
 # Encoders that are kept when nobody encodes: each may remember up to some 100 MB of chunks.
 _MOST_IDLE = 4
 # Chunks are words, mostly: a few tens of thousands of them are nearly all of a text.
@@ -74,7 +71,7 @@ class TextEncoder:
             return self._encode_chunks(text)
         ids: list[int] = []
         for encoded in self._encode_blocks([text]):
-            ids += self._to_list(encoded.ids)
+            ids += self._ints.take(encoded.ids).tolist()
         return ids
 
     def encode_numpy(self, text: str) -> NDArray[np.int32]:
@@ -88,8 +85,9 @@ class TextEncoder:
         batch: list[list[int]] = []
         goes_on = False
         for encoded in self._encode_blocks(texts, num_threads):
-            ids = self._to_list(encoded.ids)
-            pieces = [ids[begin:end] for begin, end in pairwise([0, *encoded.ends.tolist()])]
+            ids = self._ints.take(encoded.ids)
+            bounds = pairwise([0, *encoded.ends.tolist()])
+            pieces: list[list[int]] = [ids[begin:end].tolist() for begin, end in bounds]
             if goes_on:
                 batch[-1] += pieces.pop(0)
             batch += pieces
@@ -119,15 +117,9 @@ class TextEncoder:
             self._ids_of_chunk[chunk] = tuple(ids)
         return ids
 
-    def _encode_blocks(self, texts: Iterable[str], num_threads: int = 1) -> Iterator[_EncodedBlock]:
-        """Encode texts, some blocks of them at a time."""
-        blocks = blocks_of(texts)
-        groups = iter(lambda: list(islice(blocks, _BLOCKS_AT_ONCE * num_threads)), [])
-        for group in groups:
-            with self._idle.borrow() as encoder:
-                encoded = encoder.encode([block.data for block in group], num_threads)
-            for (ids, ends), block in zip(encoded, group, strict=True):
-                yield _EncodedBlock(ids, ends, block.goes_on)
+    def _encode_blocks(self, texts: Iterable[str], num_threads: int = 1) -> Iterator[EncodedBlock]:
+        with self._idle.borrow() as encoder:
+            yield from encoder.encode(blocks_of(texts), num_threads)
 
     @cached_property
     def _merge_many(self) -> BatchMerger:
@@ -136,15 +128,3 @@ class TextEncoder:
 
     def _make_block_encoder(self) -> BlockEncoder:
         return BlockEncoder(self._merge, self._merge_many, self._whole)
-
-    def _to_list(self, ids: NDArray[np.int32]) -> list[int]:
-        as_list: list[int] = self._ints.take(ids).tolist()
-        return as_list
-
-
-class _EncodedBlock(NamedTuple):
-    """Ids of the pieces of texts in a block, and where those of each end."""
-
-    ids: NDArray[np.int32]
-    ends: NDArray[np.int64]
-    goes_on: bool  # as in `Block`

@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -81,3 +84,75 @@ def map_in_threads(
                 yield waiting.popleft().result()
         finally:  # after an error, or when nobody wants the rest
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Task(Generic[Result]):
+    """Work that is done once, by whichever thread comes first."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        """Do nothing yet."""
+        self._work = work
+        self._taken = Lock()
+        self._outcome: Future[Result] = Future()
+
+    def run(self) -> bool:
+        """Do the work, unless a thread has begun it already: then False."""
+        if not self._taken.acquire(blocking=False):
+            return False
+        try:
+            self._outcome.set_result(self._work())
+        except BaseException as error:  # Ctrl-C too: it comes out of `result`
+            self._outcome.set_exception(error)
+        return True
+
+    def is_done(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._outcome.done()
+
+    def result(self) -> Result:
+        """What the work gave, or its error. Waits for the thread that does it."""
+        return self._outcome.result()
+
+
+class Crew:
+    """The caller's thread, and others that work ahead of it.
+
+    Between barriers, all threads would wait for what one of them has to do alone.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        """Have `num_threads`, the caller's among them."""
+        self._others = ThreadPoolExecutor(num_threads - 1) if num_threads > 1 else None
+
+    def __enter__(self) -> Crew:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop the work that nobody has begun, and wait for the rest: no thread is left."""
+        if self._others:
+            self._others.shutdown(cancel_futures=True)
+
+    def start(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> list[Task[Result]]:
+        """Let the others work on the items, in order, after what they were given before."""
+        tasks = [Task(partial(function, item)) for item in items]
+        if self._others:
+            for task in tasks:
+                self._others.submit(task.run)
+        return tasks
+
+    def results(self, tasks: Iterable[Task[Result]]) -> Iterator[Result]:
+        """Results in order. The caller does the work that the others have not begun."""
+        waiting = deque(tasks)
+        while waiting:
+            # Rather than wait for the first, do one that nobody does.
+            while not waiting[0].is_done() and any(task.run() for task in waiting):
+                pass
+            yield waiting.popleft().result()
