@@ -534,7 +534,7 @@ def test_what_remembers_chunks_is_never_used_by_two_threads_at_once(fresh, monke
 
 def test_a_batch_is_worked_on_by_as_many_threads_as_asked_for(fresh, monkeypatch):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 10)
-    monkeypatch.setattr(_block_encoder, "_BLOCKS_AT_ONCE", 9)
+    monkeypatch.setattr(_block_encoder, "_BLOCKS_FOR_A_THREAD", 3)
     texts = ["atextwithoutspaces"] * 18
     for step in ("_find", "_ids_of"):
         original = getattr(BlockEncoder, step)

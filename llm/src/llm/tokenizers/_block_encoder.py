@@ -23,15 +23,25 @@ from llm.tokenizers._blocks import Block
 from llm.tokenizers._bpe_encode import ByteMerger
 from llm.tokenizers._chunk_table import ChunkTable
 from llm.tokenizers._gpt2_split import SEPARATOR, chunk_starts
-from llm.tokenizers._threads import Crew
+from llm.tokenizers._threads import Crew, Task
 
-# New chunks of so many blocks are merged together.
+# New chunks of so many blocks are merged together, or of so many for each thread.
 _BLOCKS_AT_ONCE = 8
+_BLOCKS_FOR_A_THREAD = 6
 # When so many chunks, or bytes of chunks, have been met, they are forgotten: up to some 100 MB.
 _MOST_CHUNKS = 1 << 19
 _MOST_BYTES = 1 << 23
 # Fewer new chunks than this are merged one by one, in less time than a matrix takes.
 _FEW_CHUNKS = 64
+
+
+_Cutting = tuple[Block, Task[NDArray[np.intp]]]
+
+
+def _in_cutting(group: list[Block], crew: Crew) -> list[_Cutting]:
+    """Blocks, each with what finds the starts of its chunks."""
+    starts = crew.start(lambda block: chunk_starts(block.data), group)
+    return list(zip(group, starts, strict=True))
 
 
 class EncodedBlock(NamedTuple):
@@ -75,34 +85,39 @@ class BlockEncoder:
             ValueError: a chunk cannot be encoded.
         """
         blocks = iter(blocks)
-        groups = iter(lambda: list(islice(blocks, max(_BLOCKS_AT_ONCE, 2 * num_threads))), [])
+        num_blocks = max(_BLOCKS_AT_ONCE, _BLOCKS_FOR_A_THREAD * num_threads)
+        groups = iter(lambda: list(islice(blocks, num_blocks)), [])
         try:
             with Crew(num_threads) as crew:
                 group = next(groups, [])
-                finding = crew.start(self._find, group)
+                finding = crew.start(self._find, _in_cutting(group, crew))
                 while group:
                     following = next(groups, [])
+                    # Needs no table: something to do while chunks get their numbers.
+                    cutting = _in_cutting(following, crew)
                     found = zip(group, crew.results(finding), strict=True)
                     numbers = [self._complete(block, *of) for block, of in list(found)]
                     # The tables of chunks stay as they are until all of the next are found.
                     is_full = self._is_full()
                     if not is_full:
-                        finding = crew.start(self._find, following)
+                        finding = crew.start(self._find, cutting)
                     self._learn()
                     encoding = crew.start(self._ids_of, numbers)
                     for block, encoded in zip(group, crew.results(encoding), strict=True):
                         yield EncodedBlock(*encoded, block.goes_on)
                     if is_full:
                         self._forget()
-                        finding = crew.start(self._find, following)
+                        finding = crew.start(self._find, cutting)
                     group = following
         except BaseException:  # a chunk that cannot be encoded, or Ctrl-C: numbers without ids
             self._forget()
             raise
 
-    def _find(self, block: Block) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    def _find(self, cutting: _Cutting) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Where the chunks of a block begin and the last one ends, and the numbers of those met."""
-        bounds = chunk_starts(block.data)
+        block, starts = cutting
+        starts.run()
+        bounds = starts.result()
         return bounds, self._chunks.find(block.data, bounds[:-1], np.diff(bounds))
 
     def _complete(
