@@ -154,6 +154,7 @@ def test_every_call_past_the_context_warns_once(model, ids, recorded):
         assert len(recorded) == calls
     list(stream(model, ids, max_new_tokens=room(model, ids) + 4))
     assert len(recorded) == 4
+    assert recorded[-1].filename == __file__
 
 
 def test_within_the_context_nothing_warns(model, ids, recorded):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm.core.fast_linear import is_available, set_linear_kernel
-from llm.generation import PromptLookup, generate, prepare
+from llm.generation import PromptLookup, generate, packed_linear, prepare
 from llm.generation.packed_linear import (
     BFloat16Linear,
     Float16Linear,
@@ -30,12 +30,14 @@ def ids(model, random_ids):
     return random_ids(model.config.vocab_size, 4, 5)
 
 
+@pytest.mark.parametrize("small_weight", [0, packed_linear.SMALL_WEIGHT])
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("sizes", [(96, 160), (160, 96), (33, 70), (1, 1)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (3,), (2, 5), (1, 70)], ids=str)
 @torch.no_grad()
-def test_a_packed_layer_is_the_layer(packed, sizes, bias, shape):
+def test_a_packed_layer_is_the_layer(packed, sizes, bias, shape, small_weight, monkeypatch):
+    monkeypatch.setattr(packed_linear, "SMALL_WEIGHT", small_weight)
     torch.manual_seed(0)
     linear = torch.nn.Linear(*sizes, bias=bias)
     x = torch.randn(*shape, sizes[0])
@@ -43,6 +45,14 @@ def test_a_packed_layer_is_the_layer(packed, sizes, bias, shape):
     assert got.dtype == torch.float32
     assert got.shape == expected.shape
     assert (got - expected).norm() <= PACKED[packed] * expected.norm() + 1e-6
+
+
+@torch.no_grad()
+def test_dropout_takes_no_call_and_drops_nothing(model, ids):
+    fast = prepare(model)
+    assert not any(type(part) is torch.nn.Dropout for part in fast.modules())
+    assert torch.equal(fast.train()(ids), fast.eval()(ids))
+    assert any(type(part) is torch.nn.Dropout for part in model.modules())
 
 
 @torch.no_grad()

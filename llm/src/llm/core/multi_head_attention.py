@@ -130,7 +130,7 @@ class MultiHeadAttention(nn.Module):
             (B, T, C).
         """
         qkv = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 × (B, H, T, D)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # 3 × (B, H, T, D)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, D)
         dropout = self.attention_dropout.p if self.training else 0.0

@@ -108,13 +108,15 @@ def stream(
         if token_id >= model.config.vocab_size:
             raise ValueError(f"{name} {token_id} is outside 0 to {model.config.vocab_size - 1}")
     end_ids = torch.tensor(eos_ids, dtype=torch.int64, device=input_ids.device)
-    return _stream(
+    new_ids = _stream(
         model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id,
         generator, use_cache, drafter, partial(choose, config=config, vocab_size=vocab_size),
     )  # fmt: skip
+    # copies, made out here, can be trained on; what inference mode makes cannot
+    return (ids.clone() for ids in new_ids)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _stream(
     model: BaseModel,
     input_ids: Tensor,
@@ -145,7 +147,7 @@ def _stream(
                 warnings.warn(
                     f"the text is longer than max_position_embeddings={longest}: from here on "
                     "the model sees the last of it, encoded anew for each token",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
         guesses = input_ids[:, :0]  # (B, K)
         # the last token comes of the logits after the draft, and needs no room
@@ -159,7 +161,8 @@ def _stream(
             next_ids = choose_next(
                 logits[:, place], input_ids, attention_mask=attention_mask, generator=generator
             )  # (B,)
-            next_ids = next_ids.masked_fill(ended, pad_token_id)
+            if len(end_ids):
+                next_ids = next_ids.masked_fill(ended, pad_token_id)
             input_ids = torch.cat([input_ids, next_ids[:, None]], dim=1)
             attention_mask = extend_mask(attention_mask, 1)
             yield next_ids

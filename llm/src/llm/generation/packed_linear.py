@@ -15,8 +15,10 @@ from functools import cached_property
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Numbers of a weight below which a core's cache holds it.
+SMALL_WEIGHT = 2**19
 
 
 class PackedLinear(nn.Module):
@@ -50,8 +52,8 @@ class PackedLinear(nn.Module):
     def check_support(cls) -> None:
         """Raise ValueError where it cannot run."""
 
-    def multiply(self, rows: Tensor) -> Tensor:
-        """Rows (M, in) times the packed weight, and the bias: (M, out)."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """(..., in) times the packed weight, and the bias: (..., out)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,8 +66,11 @@ class PackedLinear(nn.Module):
             raise ValueError(
                 "a model prepared for generation has no gradients: call it under torch.no_grad()"
             )
-        y = self.multiply(x.reshape(-1, self.in_features))
-        return y.view(*x.shape[:-1], self.out_features)
+        return self.multiply(x)
+
+    def is_one_row(self, x: Tensor) -> bool:
+        """Whether x (..., in) is that of one token."""
+        return x.numel() == self.in_features
 
     @torch.no_grad()
     def check_current(self) -> None:
@@ -97,16 +102,15 @@ class PackedLinear(nn.Module):
 
 
 class Float32Linear(PackedLinear):
-    """Full precision: one row by a transposed weight, several by one in oneDNN's blocks.
+    """Full precision: in oneDNN's blocks, or, for one row of a small layer, transposed.
 
-    Each copy is made when it is first needed. A narrowing layer reads fastest as
-    it is, a row at a time.
+    Each copy is made when it is first needed.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         self._plain = linear.weight.detach()
-        self._narrowing = self.out_features < self.in_features
+        self._small = linear.weight.numel() < SMALL_WEIGHT
 
     @classmethod
     def check_support(cls) -> None:
@@ -121,15 +125,14 @@ class Float32Linear(PackedLinear):
     def _blocked(self) -> Tensor:
         return _onednn_blocks(self._plain)
 
-    def multiply(self, rows: Tensor) -> Tensor:
-        """(M, in) -> (M, out)."""
-        if len(rows) > 1:
-            return _onednn_linear(rows, self._blocked, self.bias)
-        if self._narrowing:
-            return F.linear(rows, self._plain, self.bias)
+    def multiply(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        if not (self._small and self.is_one_row(x)):
+            return _onednn_linear(x, self._blocked, self.bias)
         if self.bias is None:
-            return rows @ self._transposed
-        return torch.addmm(self.bias, rows, self._transposed)
+            return x @ self._transposed
+        y = torch.addmm(self.bias, x.view(1, -1), self._transposed)
+        return y.view(*x.shape[:-1], -1)
 
 
 class BFloat16Linear(PackedLinear):
@@ -146,9 +149,9 @@ class BFloat16Linear(PackedLinear):
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             raise ValueError("dtype=torch.bfloat16: this processor has no kernels for it")
 
-    def multiply(self, rows: Tensor) -> Tensor:
-        """(M, in) -> (M, out)."""
-        y = _onednn_linear(rows.bfloat16(), self._blocked, None).float()
+    def multiply(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        y = _onednn_linear(x.bfloat16(), self._blocked, None).float()
         return y if self.bias is None else y.add_(self.bias)
 
 
@@ -171,9 +174,9 @@ class Float16Linear(PackedLinear):
         """Raise ValueError unless FBGEMM is there."""
         _check_fbgemm("dtype=torch.float16")
 
-    def multiply(self, rows: Tensor) -> Tensor:
-        """(M, in) -> (M, out)."""
-        y = cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(rows, self._packed))
+    def multiply(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        y = cast(Tensor, torch.ops.quantized.linear_dynamic_fp16.default(x, self._packed))
         return y if self.bias is None else y.add_(self.bias)
 
 
@@ -208,14 +211,15 @@ class Int8Linear(PackedLinear):
         """Raise ValueError unless FBGEMM is there."""
         _check_fbgemm('quantize="int8"')
 
-    def multiply(self, rows: Tensor) -> Tensor:
-        """(M, in) -> (M, out)."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
         y: Tensor
-        if len(rows) == 1:
-            y = torch.ops.quantized.linear_dynamic(rows, self._packed)
+        if self.is_one_row(x):
+            y = torch.ops.quantized.linear_dynamic.default(x, self._packed)
         else:
-            largest = rows.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo().tiny)  # (M, 1)
-            y = torch.ops.quantized.linear_dynamic(rows / largest, self._packed).mul_(largest)
+            high, low = x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True)
+            largest = torch.maximum(high, -low).clamp_(min=torch.finfo().tiny)  # (..., 1)
+            y = torch.ops.quantized.linear_dynamic.default(x / largest, self._packed).mul_(largest)
         return y if self.bias is None else y.add_(self.bias)
 
 
@@ -230,8 +234,8 @@ def _onednn_blocks(weight: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8))
 
 
-def _onednn_linear(rows: Tensor, blocked: Tensor, bias: Tensor | None) -> Tensor:
-    y = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), blocked, bias, "none", [], "")
+def _onednn_linear(x: Tensor, blocked: Tensor, bias: Tensor | None) -> Tensor:
+    y = torch.ops.mkldnn._linear_pointwise.default(x.contiguous(), blocked, bias, "none", [], "")
     return cast(Tensor, y)
 
 
