@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm.core.fast_linear import is_available, set_linear_kernel
-from llm.generation import PromptLookup, generate, packed_linear, prepare
+from llm.generation import PromptLookup, generate, packed_linear, prepare, stream
 from llm.generation.packed_linear import (
     BFloat16Linear,
     Float16Linear,
@@ -45,6 +45,17 @@ def test_a_packed_layer_is_the_layer(packed, sizes, bias, shape, small_weight, m
     assert got.dtype == torch.float32
     assert got.shape == expected.shape
     assert (got - expected).norm() <= PACKED[packed] * expected.norm() + 1e-6
+
+
+def test_what_a_prepared_model_writes_can_be_trained_on(model, ids):
+    fast = prepare(model)
+    got = generate(fast, ids, max_new_tokens=4)
+    tokens = list(stream(fast, ids, max_new_tokens=2))
+    assert not any(tensor.is_inference() for tensor in [got, *tokens])
+    model(got).sum().backward()
+    # its copies of the weights, made in the first text, serve outside of a text too
+    with torch.no_grad():
+        torch.testing.assert_close(fast(ids), model(ids), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

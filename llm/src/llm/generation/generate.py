@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm.core.attention_mask import check_attention_mask, extend_mask
 from llm.core.base_model import BaseModel, check_range, check_tensor
@@ -16,6 +16,7 @@ from llm.core.config import build, check_count, check_flag
 from llm.core.eval_mode import eval_mode
 from llm.core.kv_cache import KVCache
 from llm.generation.drafters import Choose, Drafter
+from llm.generation.packed_linear import PackedLinear
 from llm.generation.sampling import SamplingConfig, choose
 
 
@@ -108,7 +109,10 @@ def stream(
         if token_id >= model.config.vocab_size:
             raise ValueError(f"{name} {token_id} is outside 0 to {model.config.vocab_size - 1}")
     end_ids = torch.tensor(eos_ids, dtype=torch.int64, device=input_ids.device)
-    new_ids = _stream(
+    # less work for each operation, but what it touches cannot be trained, nor shared by FSDP
+    is_prepared = isinstance(cast(nn.Module, model.lm_head), PackedLinear)
+    mode = torch.inference_mode() if is_prepared else torch.no_grad()
+    new_ids = mode(_stream)(
         model, input_ids, max_new_tokens, attention_mask, end_ids, pad_token_id,
         generator, use_cache, drafter, partial(choose, config=config, vocab_size=vocab_size),
     )  # fmt: skip
@@ -116,7 +120,6 @@ def stream(
     return (ids.clone() for ids in new_ids)
 
 
-@torch.inference_mode()
 def _stream(
     model: BaseModel,
     input_ids: Tensor,
