@@ -139,15 +139,22 @@ def test_texts_are_read_as_they_are_counted(monkeypatch):
 
 def test_threads_count_at_once_each_in_a_table_of_its_own(monkeypatch):
     monkeypatch.setattr(_blocks, "BLOCK_CHARS", 10)
-    add, inside, used = _count_chunks._Counter.add, threading.Barrier(2, timeout=30), []
+    add, add_all = _count_chunks._Counter.add, _count_chunks._Counter.add_all
+    inside, used, is_merging = threading.Barrier(2, timeout=30), [], False
 
     def watched(counter, *args):
-        if threading.current_thread() is not threading.main_thread():
+        if not is_merging:
             used.append(counter)
             inside.wait()
         add(counter, *args)
 
+    def merge(counter, other):
+        nonlocal is_merging
+        is_merging = True
+        add_all(counter, other)
+
     monkeypatch.setattr(_count_chunks._Counter, "add", watched)
+    monkeypatch.setattr(_count_chunks._Counter, "add_all", merge)
     texts = ["atextwithoutspaces"] * 8
     assert counted(texts, num_threads=2) == counted_by_dictionary(texts)
     assert len({id(counter) for counter in used}) == 2

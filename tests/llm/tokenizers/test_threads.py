@@ -4,7 +4,14 @@ import threading
 
 import pytest
 
-from llm.tokenizers._threads import Crew, map_in_threads
+from llm.tokenizers._threads import Crew
+
+# results as the work goes on
+
+
+def map_in_threads(work, items, num_threads):
+    with Crew(num_threads) as crew:
+        yield from crew.map(work, items)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 8])
@@ -83,29 +90,21 @@ def test_no_thread_is_left(num_threads):
     assert threading.active_count() == before
 
 
-def test_work_that_waits_is_dropped_when_nobody_wants_the_rest():
-    go_on, done = threading.Event(), []
-
-    def work(item):
-        if item:
-            go_on.wait(30)
-        done.append(item)
-
-    results = map_in_threads(work, range(100), 2)
-    next(results)
-    threading.Timer(0.3, go_on.set).start()
-    results.close()
-    assert set(done) <= {0, 1, 2}
-
-
 def test_one_thread_is_the_caller_s():
     names = list(map_in_threads(lambda _: threading.current_thread(), range(3), 1))
     assert names == [threading.current_thread()] * 3
 
 
-def test_several_threads_work_at_once():
-    all_inside = threading.Barrier(3, timeout=30)
-    list(map_in_threads(lambda _: all_inside.wait(), range(6), 3))
+def test_several_threads_work_at_once_the_caller_s_among_them():
+    all_inside, threads = threading.Barrier(3, timeout=30), set()
+
+    def work(_):
+        threads.add(threading.current_thread())
+        all_inside.wait()
+
+    list(map_in_threads(work, range(6), 3))
+    assert len(threads) == 3
+    assert threading.current_thread() in threads
 
 
 # a crew

@@ -19,6 +19,7 @@ CHAR_TO_BYTE: dict[str, int] = {char: byte for byte, char in BYTE_TO_CHAR.items(
 # The order of the base vocabulary: by printable character, as tokenizers' BpeTrainer sorts it.
 ALPHABET: list[int] = [CHAR_TO_BYTE[char] for char in sorted(CHAR_TO_BYTE)]
 
+_PRINTABLE = frozenset(CHAR_TO_BYTE)
 _LATIN1_TO_PRINTABLE = str.maketrans({chr(byte): char for byte, char in BYTE_TO_CHAR.items()})
 _PRINTABLE_TO_LATIN1 = str.maketrans({char: chr(byte) for byte, char in BYTE_TO_CHAR.items()})
 
@@ -30,7 +31,7 @@ def to_printable(data: bytes) -> str:
 
 def is_printable(token: str) -> bool:
     """Whether a token is the printable form of bytes."""
-    return set(token) <= CHAR_TO_BYTE.keys()
+    return _PRINTABLE.issuperset(token)
 
 
 def from_printable(token: str) -> bytes:

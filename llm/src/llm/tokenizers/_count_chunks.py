@@ -15,7 +15,7 @@ from llm.tokenizers._chunk_table import ChunkTable
 from llm.tokenizers._gpt2_split import SEPARATOR, chunk_starts
 from llm.tokenizers._pretokenize import PreTokenizer
 from llm.tokenizers._surrogates import is_unicode, replace_surrogates
-from llm.tokenizers._threads import Pool, check_num_threads, map_in_threads
+from llm.tokenizers._threads import Crew, Pool, check_num_threads
 
 
 class ChunkCounts(NamedTuple):
@@ -48,8 +48,9 @@ def count_chunks(
         with counters.borrow() as counter:
             counter.add(block.data, chunk_starts(block.data))
 
-    for _ in map_in_threads(count, blocks_of(texts), num_threads):
-        pass
+    with Crew(num_threads) as crew:
+        for _ in crew.map(count, blocks_of(texts)):
+            pass
     with counters.borrow() as total:
         for counter in counters:
             total.add_all(counter)

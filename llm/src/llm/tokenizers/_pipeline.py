@@ -42,8 +42,8 @@ class Pipeline:
         self._normal_form = make_normalizer(data.normalizer, "normalizer")
         token_bytes = [_token_bytes(token) for token in self.tokens]
         # An added token stands for its own text, unless ordinary text gives it too.
-        byte_tokens = CHAR_TO_BYTE.keys() & data.vocab.keys()
-        ordinary = {*byte_tokens, *(left + right for left, right in data.merges)}
+        merged = [left + right for left, right in data.merges]
+        ordinary = {*merged, *(CHAR_TO_BYTE.keys() & data.vocab.keys())}
         for token in added:
             if token.content not in ordinary:
                 text = self._normalize(token.content) if token.normalized else token.content
@@ -54,8 +54,8 @@ class Pipeline:
             make_pre_tokenizer(data.pre_tokenizer, "pre_tokenizer"),
             byte_ids=[data.vocab.get(BYTE_TO_CHAR[byte], NO_TOKEN) for byte in range(256)],
             merges=[
-                (data.vocab[left], data.vocab[right], data.vocab[left + right])
-                for left, right in data.merges
+                (data.vocab[left], data.vocab[right], data.vocab[both])
+                for (left, right), both in zip(data.merges, merged, strict=True)
             ],
             # Special tokens are never ordinary text, even where they stand in the vocabulary.
             whole={
@@ -159,4 +159,7 @@ class Pipeline:
 
 
 def _token_bytes(token: str) -> bytes:
-    return from_printable(token) if is_printable(token) else token.encode("utf-8")
+    try:
+        return from_printable(token)
+    except ValueError:  # the text itself, as that of an added token
+        return token.encode("utf-8")

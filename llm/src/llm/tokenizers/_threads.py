@@ -60,32 +60,6 @@ class Pool(Generic[Item]):
             self._idle.append(item)
 
 
-def map_in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], num_threads: int
-) -> Iterator[Result]:
-    """Results in the order of the items, which are read as the work goes on.
-
-    Args:
-        function: what to do with each item.
-        items: read a few at a time.
-        num_threads: 1 works in the thread of the caller.
-    """
-    if num_threads == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(num_threads) as executor:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(executor.submit(function, item))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # after an error, or when nobody wants the rest
-            executor.shutdown(wait=False, cancel_futures=True)
-
-
 class Task(Generic[Result]):
     """Work that is done once, by whichever thread comes first."""
 
@@ -123,6 +97,8 @@ class Crew:
     def __init__(self, num_threads: int) -> None:
         """Have `num_threads`, the caller's among them."""
         self._others = ThreadPoolExecutor(num_threads - 1) if num_threads > 1 else None
+        # Items that `map` reads before it waits: the others always find work.
+        self._most_ahead = 2 * num_threads if self._others else 0
 
     def __enter__(self) -> Crew:
         """Itself."""
@@ -152,7 +128,20 @@ class Crew:
         """Results in order. The caller does the work that the others have not begun."""
         waiting = deque(tasks)
         while waiting:
-            # Rather than wait for the first, do one that nobody does.
-            while not waiting[0].is_done() and any(task.run() for task in waiting):
-                pass
-            yield waiting.popleft().result()
+            yield self._next(waiting)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results in the order of the items, which are read a few at a time as the work goes on."""
+        waiting: deque[Task[Result]] = deque()
+        for item in items:
+            waiting += self.start(function, [item])
+            if len(waiting) > self._most_ahead:
+                yield self._next(waiting)
+        while waiting:
+            yield self._next(waiting)
+
+    def _next(self, waiting: deque[Task[Result]]) -> Result:
+        """The result of the first of some tasks. The caller does what nobody does meanwhile."""
+        while not waiting[0].is_done() and any(task.run() for task in waiting):
+            pass
+        return waiting.popleft().result()
