@@ -83,16 +83,33 @@ class ChunkTable:
         numbers[others] = self._number_others(block, starts[others], lengths[others], add)
         unseen = np.flatnonzero(numbers < 0) if add else ()
         if len(unseen):
-            distinct, first, which = np.unique(keys[unseen], return_index=True, return_inverse=True)
-            new = self._append(block, starts[unseen[first]], lengths[unseen[first]])
-            self._keys.add(distinct, new)
-            numbers[unseen] = new[which]
+            numbers[unseen] = self._number_new(keys[unseen], block, starts[unseen], lengths[unseen])
 
         hashed = hashed[~is_longest]
         hashed = hashed[numbers[hashed] >= 0]
         is_found = self._equal(numbers[hashed], words, starts[hashed], lengths[hashed])
         others = hashed[~is_found]
         numbers[others] = self._number_others(block, starts[others], lengths[others], add)
+        return numbers
+
+    def _number_new(
+        self,
+        keys: NDArray[np.uint64],
+        block: NDArray[np.uint8],
+        starts: NDArray[Any],
+        lengths: NDArray[Any],
+    ) -> NDArray[np.int32]:
+        """Number of each of those chunks whose keys the hash table does not have yet."""
+        # Sorted without their places, which takes a fraction of the time; the table knows them.
+        distinct = np.sort(keys)
+        distinct = distinct[np.append(True, distinct[1:] != distinct[:-1])]
+        first = len(self)
+        self._keys.add(distinct, np.arange(first, first + len(distinct), dtype=np.int32))
+        numbers = self._keys.find(keys)
+        # Of the places of a chunk, any.
+        places = np.empty(len(distinct), dtype=np.intp)
+        places[numbers - first] = np.arange(len(keys))
+        self._append(block, starts[places], lengths[places])
         return numbers
 
     def _number_others(
@@ -115,12 +132,10 @@ class ChunkTable:
 
     def _append(
         self, block: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]
-    ) -> NDArray[np.int32]:
-        """Keep new chunks; their numbers."""
-        numbers = np.arange(len(self), len(self) + len(starts), dtype=np.int32)
+    ) -> None:
+        """Keep new chunks, under the next numbers."""
         self._ends.append(len(self._bytes) + np.cumsum(lengths))
         self._bytes.append(block[span_indices(starts, lengths)])
-        return numbers
 
     def _equal(
         self,
