@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+import warnings
 from collections import Counter
 from itertools import pairwise
 
@@ -179,6 +180,28 @@ def test_training_in_threads_gives_the_model_of_bpe_trainer(
         tokenizer = BPETokenizer()
         tokenizer.train(iter(texts), 1200, ["<eos>"], num_threads=num_threads, show_progress=False)
         assert model_of(tokenizer) == expected
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["a" * 5000] * 3,  # one chunk that overlaps itself
+        [" word" * 1000, "\0" * 1000, "ab" * 1000],
+        [f" {number:x}" * (number % 3) for number in range(3000)],  # most chunks are new
+        ["longerthansevenbytes " * 50, "longerthansevenbytez " * 50, "y" * 31 + " " + "y" * 32] * 9,
+        ["\ud800 \U0001f600é" * 200] * 5,
+    ],
+)
+def test_training_in_threads_is_training_in_one(monkeypatch, texts):
+    monkeypatch.setattr(_blocks, "BLOCK_CHARS", 300)
+    models = []
+    for num_threads in (1, 2, 3):
+        tokenizer = BPETokenizer()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # too few pairs
+            tokenizer.train(texts, 600, num_threads=num_threads, show_progress=False)
+        models.append(model_of(tokenizer))
+    assert models[0] == models[1] == models[2]
 
 
 @pytest.mark.parametrize("num_threads", [0, -1])
