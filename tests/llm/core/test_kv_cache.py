@@ -107,3 +107,13 @@ def test_what_is_cut_off_is_written_anew(make_cache):
     for length in (-1, 3):
         with pytest.raises(ValueError, match=f"2 tokens cannot be cut down to {length}"):
             cache.truncate(length)
+
+
+def test_keys_and_values_may_be_replaced(make_cache):
+    """As a search over several texts does, to go on with some of them."""
+    cache = make_cache(num_layers=1, batch_size=2, num_kv_heads=1, head_dim=1)
+    rows = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+    cache.update(rows, rows, 0)
+    cache.keys, cache.values = cache.keys[:, [1, 0]], cache.values[:, [1, 0]]
+    keys, values = cache.update(rows, rows, 0)
+    assert keys.flatten().tolist() == values.flatten().tolist() == [2, 1, 1, 2]

@@ -66,6 +66,20 @@ def test_dropout_takes_no_call_and_drops_nothing(model, ids):
     assert any(type(part) is torch.nn.Dropout for part in model.modules())
 
 
+@pytest.mark.parametrize("packed", PACKED)
+@torch.no_grad()
+def test_a_vector_is_a_row_and_another_width_is_refused(packed):
+    torch.manual_seed(0)
+    layer = packed(torch.nn.Linear(64, 128))
+    x = torch.randn(3, 64)
+    assert torch.equal(layer(x[0]), layer(x[:1])[0])
+    # what a model gives to its head: a slice with gaps
+    wide = torch.randn(2, 5, 64)[:, -1:]
+    torch.testing.assert_close(layer(wide), layer(wide.contiguous()))
+    with pytest.raises(ValueError, match=r"\(64, 1\).*64"):
+        layer(x[0][:, None])
+
+
 @torch.no_grad()
 def test_int8_rounds_each_token_by_itself():
     """A token with values a thousand times as large leaves the others' precision alone."""

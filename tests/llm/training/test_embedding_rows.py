@@ -96,6 +96,24 @@ def test_embeddings_that_are_not_trained_have_no_gradient():
     assert model.lm_head.weight.grad is None
 
 
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_sees_the_whole_gradient(kind):
+    expected, model = make(), make()
+    ids = batches()[0]
+    backward(expected, ids)
+    seen = []
+    weight = model.lm_head.weight
+    handle = getattr(weight, kind)(
+        lambda given: seen.append((given if given.grad is None else given.grad).clone())
+    )
+    with rows_into_gradient(model):
+        backward(model, ids)
+    torch.testing.assert_close(seen[-1], expected.lm_head.weight.grad, rtol=1e-6, atol=1e-7)
+    handle.remove()
+    with rows_into_gradient(model):
+        assert type(model.decoder.token_embeddings) is not TokenEmbeddings
+
+
 def test_a_class_of_its_own_is_left_alone():
     class Noisy(TokenEmbeddings):
         def forward(self, input):

@@ -49,8 +49,6 @@ class KVCache:
         shape = (num_layers, batch_size, num_kv_heads, max_length, head_dim)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
-        # views of each layer's, which take time to make for each layer and token
-        self._layers = [(self.keys[i], self.values[i]) for i in range(num_layers)]
         self.lengths = [0] * num_layers
 
     def get_seq_length(self) -> int:
@@ -70,7 +68,7 @@ class KVCache:
         """
         start = self.lengths[layer_idx]
         end = start + keys.shape[2]
-        room, values_room = self._layers[layer_idx]  # (B, K, max_length, D)
+        room, values_room = self.keys[layer_idx], self.values[layer_idx]  # (B, K, max_length, D)
         if end > room.shape[2]:
             raise ValueError(
                 f"the cache holds {room.shape[2]} tokens: {start} are in it and "

@@ -60,13 +60,16 @@ class PackedLinear(nn.Module):
         """(..., in) -> (..., out), float32.
 
         Raises:
-            ValueError: a gradient is asked for.
+            ValueError: a gradient is asked for, or x is of another width.
         """
         if x.requires_grad:
             raise ValueError(
                 "a model prepared for generation has no gradients: call it under torch.no_grad()"
             )
-        return self.multiply(x)
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x of shape {tuple(x.shape)} must be (..., {self.in_features})")
+        # not all kernels take a vector
+        return self.multiply(x) if x.dim() > 1 else self.multiply(x[None])[0]
 
     def is_one_row(self, x: Tensor) -> bool:
         """Whether x (..., in) is that of one token."""

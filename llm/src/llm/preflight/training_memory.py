@@ -91,13 +91,13 @@ def training_memory(
     before = weights if several else 0
 
     # beside its input and the gradient of that
-    loss = _loss_bytes(config, training, tokens, device)
+    loss = _loss_bytes(config, training, rows * (length - 1), device)
     at_loss = before, kept + copies, 2 * states + loss
     # of the activations that a block keeps, a third has its gradient at a time
     backward = size * tokens * config.kept_numbers.products // 3
     backward += block if training.gradient_checkpointing else 0
-    # an accelerator scales the head's gradient out of place
-    scaled = 0 if device == "cpu" else head
+    # an accelerator, and one of several ranks, scales the head's gradient out of place
+    scaled = 0 if device == "cpu" and num_ranks == 1 else head
     at_last = before, kept + copies, states + head + max(scaled, backward)
     # and that of the embeddings at the end, unless rows are added to the head's
     one = copies // config.num_layers + block + states
@@ -129,11 +129,11 @@ def forward_rows(training: TrainingConfig, length: int) -> int:
     return min(training.batch_size, max(1, training.max_tokens // length))
 
 
-def _loss_bytes(config: ModelConfig, training: TrainingConfig, tokens: int, device: str) -> int:
+def _loss_bytes(config: ModelConfig, training: TrainingConfig, targets: int, device: str) -> int:
     """What the loss makes of its last chunk, and the head's gradient."""
     size = NUMBER_BYTES[training.precision]
     weight = config.vocab_size * config.embed_dim
-    rows = chunk_size(tokens, config.vocab_size, device)
+    rows = chunk_size(targets, config.vocab_size, device)
     numbers = rows * config.vocab_size
     # logits in the precision of training, which become their gradients
     logits = size * numbers
@@ -145,5 +145,5 @@ def _loss_bytes(config: ModelConfig, training: TrainingConfig, tokens: int, devi
     is_whole = device != "cpu" or (size == 4 and training.linear_kernel != "plain")
     product = size * (weight if is_whole else min(weight, CACHED_NUMBERS))
     copy = 0 if size == 4 else size * weight
-    before = 4 * weight if tokens > rows else 0
+    before = 4 * weight if targets > rows else 0
     return copy + logits + max(before + softmax, 4 * weight + product)

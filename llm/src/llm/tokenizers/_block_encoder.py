@@ -116,8 +116,9 @@ class BlockEncoder:
     def _find(self, cutting: _Cutting) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Where the chunks of a block begin and the last one ends, and the numbers of those met."""
         block, starts = cutting
-        starts.run()
-        bounds = starts.result()
+        # What another thread has begun is not waited for: Ctrl-C may have ended that thread.
+        is_there = starts.run() or starts.is_done()
+        bounds = starts.result() if is_there else chunk_starts(block.data)
         return bounds, self._chunks.find(block.data, bounds[:-1], np.diff(bounds))
 
     def _complete(

@@ -75,8 +75,10 @@ class Task(Generic[Result]):
             return False
         try:
             self._outcome.set_result(self._work())
-        except BaseException as error:  # Ctrl-C too: it comes out of `result`
+        except BaseException as error:
             self._outcome.set_exception(error)
+            if not isinstance(error, Exception):  # Ctrl-C does not wait for who asks for a result
+                raise
         return True
 
     def is_done(self) -> bool:

@@ -27,7 +27,7 @@ def rows_into_gradient(model: BaseModel) -> Iterator[None]:
 
     What wants the gradient otherwise, such as `torch.autograd.grad`, or the hooks by which several
     processes share gradients, would not see those rows: for one process's `backward` alone.
-    Embeddings that are not tied, not trained or not on a CPU stay as they are.
+    Embeddings that are not tied, not trained, not on a CPU or have hooks stay as they are.
     """
     embeddings = model.decoder.token_embeddings
     weight = embeddings.weight
@@ -36,6 +36,9 @@ def rows_into_gradient(model: BaseModel) -> Iterator[None]:
         and weight is model.lm_head.weight
         and weight.requires_grad
         and weight.is_cpu
+        # a hook is to see, and may change, the whole gradient
+        and not weight._backward_hooks
+        and not getattr(weight, "_post_accumulate_grad_hooks", None)
     )
     if not fits:
         yield
