@@ -68,7 +68,7 @@ class KVCache:
         """
         start = self.lengths[layer_idx]
         end = start + keys.shape[2]
-        room, values_room = self.keys[layer_idx], self.values[layer_idx]  # (B, K, max_length, D)
+        room = self.keys[layer_idx]  # (B, K, max_length, D)
         if end > room.shape[2]:
             raise ValueError(
                 f"the cache holds {room.shape[2]} tokens: {start} are in it and "
@@ -80,6 +80,7 @@ class KVCache:
                 f"(batch, heads, tokens, head_dim) = {tuple(room.shape)}"
             )
         self.lengths[layer_idx] = end
+        values_room = self.values[layer_idx]
         # slicing with brackets takes three times as long, for each layer and token
         room.narrow(2, start, keys.shape[2]).copy_(keys)
         values_room.narrow(2, start, keys.shape[2]).copy_(values)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llm.core.config import ModelConfig, check_count
 from llm.preflight.activations import NUMBER_BYTES, block_bytes, outside_bytes
 from llm.training.config import TrainingConfig
+from llm.training.embedding_rows import adds_rows
 from llm.training.loss import CACHED_NUMBERS, chunk_size
 from llm.training.optimizer import STATES_PER_WEIGHT
 
@@ -101,8 +102,8 @@ def training_memory(
     at_last = before, kept + copies, states + head + max(scaled, backward)
     # and that of the embeddings at the end, unless rows are added to the head's
     one = copies // config.num_layers + block + states
-    adds_rows = device == "cpu" and not training.compile and num_ranks == 1
-    at_first = weights, one, states + (0 if adds_rows and config.tie_embeddings else head)
+    is_one = device == "cpu" and config.tie_embeddings and adds_rows(training, num_ranks)
+    at_first = weights, one, states + (0 if is_one else head)
     gradients, activations, working = max(at_loss, at_last, at_first, key=sum)
     shares = num_ranks if training.parallel == "fsdp" else 1
     if shares > 1:

@@ -19,6 +19,15 @@ from torch.autograd.function import once_differentiable
 
 from llm.core.base_model import BaseModel
 from llm.core.token_embeddings import TokenEmbeddings
+from llm.training.config import TrainingConfig
+
+
+def adds_rows(config: TrainingConfig, num_ranks: int) -> bool:
+    """Whether a training's steps are to be taken within `rows_into_gradient`.
+
+    A compiler, and the exchange between processes, need a gradient that autograd knows of.
+    """
+    return num_ranks == 1 and not config.compile
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from llm.core.base_model import BaseModel
 from llm.core.fast_linear import FastLinear
 from llm.training.config import TrainingConfig
 from llm.training.dataset import Batch
-from llm.training.embedding_rows import rows_into_gradient
+from llm.training.embedding_rows import adds_rows, rows_into_gradient
 from llm.training.errors import OutOfMemoryError
 from llm.training.loss import next_token_loss
 from llm.training.packing import attention_inputs
@@ -54,11 +54,9 @@ class StepGradient:
         if several and config.parallel == "ddp":
             self.loss_of_batch = replicate(self.loss_of_batch, device)
         self._model = model
-        # a compiler, and the exchange between processes, need a gradient that autograd knows of
-        adds_rows = self.ranks.world_size == 1 and not config.compile
-        self._embeddings: Callable[[], AbstractContextManager[None]] = (
-            partial(rows_into_gradient, model) if adds_rows else nullcontext
-        )
+        self._embeddings: Callable[[], AbstractContextManager[None]] = nullcontext
+        if adds_rows(config, self.ranks.world_size):
+            self._embeddings = partial(rows_into_gradient, model)
         self._is_exchanging = False
 
     def __call__(
