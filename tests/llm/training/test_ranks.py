@@ -100,6 +100,17 @@ def test_ranks_that_share_the_weights_train_as_one(tmp_path, changes):
 
 
 @pytest.mark.slow
+def test_no_rank_writes_its_share_before_the_place_of_a_checkpoint_is_cleared(tmp_path):
+    left = tmp_path / ".step-000002.tmp" / "optimizer"
+    left.mkdir(parents=True)
+    (left / "shard-00009.safetensors").touch()
+    train_on(2, tmp_path, parallel="fsdp", steps=2, late_main=True)
+    saved = tmp_path / "step-000002"
+    verify_checkpoint(saved)
+    assert len(list((saved / "optimizer").iterdir())) == 2
+
+
+@pytest.mark.slow
 def test_shared_weights_resume_to_the_same_bits_and_on_other_numbers_of_ranks(tmp_path):
     settings = {"dropout": 0.2, "ema_decay": 0.9, "steps": 12, "save_every": 5}
     whole = train_on(2, tmp_path / "whole", parallel="fsdp", **settings)
@@ -139,6 +150,7 @@ def test_alone_everything_is_free(monkeypatch):
     assert ranks.any(False) is False
     assert ranks.gather("a") == ["a"]
     assert ranks.from_main("a") == "a"
+    ranks.meet()
     for device in ("cpu", "meta"):
         assert device_of_rank(torch.device(device)) == torch.device(device)
     with joined_ranks(torch.device("cpu")) as joined:

@@ -2,11 +2,15 @@
 
     torchrun --nproc-per-node 2 -- train_on_ranks.py FOLDER JSON
 
-The JSON has fields of the training configuration, and "until", "resume" and "dropout".
+The JSON has fields of the training configuration, and "until", "resume", "dropout" and
+"late_main": the main rank is late to clear the place of a checkpoint, where others may make none.
 """
 
 import json
+import os
+import shutil
 import sys
+import time
 
 import torch
 
@@ -48,9 +52,29 @@ def make_trainer(folder, *, dropout=0.0, **changes):
     )
 
 
+def make_main_late(ranks):
+    delete, make = shutil.rmtree, os.mkdir
+
+    def delete_late(*arguments, **options):
+        time.sleep(0.5)
+        delete(*arguments, **options)
+
+    def make_within(path, *arguments, **options):
+        assert not os.fspath(path).endswith(".tmp"), f"rank {ranks.rank} makes {path}"
+        make(path, *arguments, **options)
+
+    if ranks.is_main:
+        shutil.rmtree = delete_late
+    else:
+        os.mkdir = make_within
+
+
 def main(folder, settings):
     until, resume = settings.pop("until", None), settings.pop("resume", False)
-    with joined_ranks(torch.device("cpu")):
+    late_main = settings.pop("late_main", False)
+    with joined_ranks(torch.device("cpu")) as ranks:
+        if late_main:
+            make_main_late(ranks)
         trainer = make_trainer(folder, **settings)
         if resume:
             trainer.resume()

@@ -88,7 +88,8 @@ def save_checkpoint(
         FileExistsError: there is a checkpoint of this step already.
     """
     folder = checkpoint_folder(run_folder, state.step)
-    is_main = Ranks.current().is_main
+    ranks = Ranks.current()
+    is_main = ranks.is_main
     weights = whole_weights(model, keep=is_main)
     tensors = _optimizer_tensors(model, optimizer)
     if average is not None:
@@ -96,6 +97,8 @@ def save_checkpoint(
             averaged = {k: v.clone() for k, v in whole_weights(model, keep=is_main).items()}
     if not is_main:
         if is_sharded(model):
+            # the main rank first clears what a killed run may have left there
+            ranks.meet()
             _save_shards(_temporary(folder) / OPTIMIZER_FOLDER, tensors)
         return folder
     with _published(folder) as temporary:
@@ -103,6 +106,7 @@ def save_checkpoint(
         if average is not None:
             _write_model(temporary / AVERAGE_FOLDER, model, averaged, tokenizer)
         if is_sharded(model):
+            ranks.meet()
             _save_shards(temporary / OPTIMIZER_FOLDER, tensors)
         else:
             save_file(tensors, temporary / OPTIMIZER_FILE)

@@ -58,6 +58,10 @@ class Ranks:
         """Whether the flag is up on any rank: all learn it at the same place."""
         return self.sum(flag)[0] > 0
 
+    def meet(self) -> None:
+        """Go on when all ranks are here."""
+        self.sum(0)
+
     def gather(self, value: Any) -> list[Any]:
         """The value of each rank, on all of them."""
         if self.world_size == 1:
