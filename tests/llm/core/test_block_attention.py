@@ -40,6 +40,27 @@ def test_it_is_causal_attention(length, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("scores", [1, 8 * 37 * 2, 10**9], ids=["head", "two heads", "all"])
+def test_without_gradients_it_goes_by_heads_that_fit_the_cache(length, scores, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_SIZE", 8)
+    monkeypatch.setattr(module, "CACHED_SCORES", scores)
+    tensors = [x.detach() for x in inputs(length, torch.float64)]
+    ours = block_attention(*tensors, dropout=0.0)
+    theirs = sdpa_attention(*tensors, mask=None, dropout=0.0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_float32_without_gradients_is_as_exact_as_pytorch():
+    length = module.MIN_LENGTH + 50
+    tensors = [x.detach() for x in inputs(length, torch.float32, head_dim=64)]
+    exact = sdpa_attention(*(x.double() for x in tensors), mask=None, dropout=0.0)
+    theirs = sdpa_attention(*tensors, mask=None, dropout=0.0)
+    ours = attention_kernel(*tensors, mask=None, dropout=0.0)
+    assert not torch.equal(ours, theirs)
+    assert error(ours, exact) < 2 * error(theirs, exact)
+
+
 @pytest.mark.parametrize("length", [64, 300])
 def test_bfloat16_is_as_exact_as_its_numbers(length):
     tensors = inputs(length, torch.bfloat16, head_dim=64)
@@ -76,6 +97,12 @@ def test_where_it_is_used():
     assert not block_attention_pays(query.to("meta"), key.to("meta"), None)
     # without a backward it gains little
     assert not block_attention_pays(query.detach(), key, None)
+    # and there alone in float32, from some length on
+    query, key, _ = (x.detach() for x in inputs(module.MIN_LENGTH, torch.float32))
+    assert block_attention_pays(query, key, None)
+    assert not block_attention_pays(query.requires_grad_(), key, None)
+    assert not block_attention_pays(query.detach()[:, :, 1:], key[:, :, 1:], None)
+    assert not block_attention_pays(query.detach().double(), key.double(), None)
 
 
 def test_elsewhere_the_kernel_is_that_of_pytorch():

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.generation import generate, stream
+from llm.core import one_query_attention
+from llm.generation import generate, prepare, stream
 
 
 @pytest.fixture
@@ -50,6 +51,24 @@ def test_a_batch_is_its_rows(model, ids):
     for row in range(len(ids)):
         alone = generate(model, ids[row : row + 1], max_new_tokens=10)
         assert torch.equal(together[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_attention_made_for_a_long_past_writes_the_same_text(
+    model, ids, plain_loop, monkeypatch, padding
+):
+    steps, mask = 12, torch.ones_like(ids)
+    mask[1, :padding] = 0
+    expected = plain_loop(model, ids, steps, mask)
+    calls = []
+    bags = one_query_attention._bags
+    monkeypatch.setattr(one_query_attention, "MIN_KEYS", 1)
+    monkeypatch.setattr(one_query_attention, "_bags", lambda *at: calls.append(at) or bags(*at))
+    for each in (prepare(model), model):
+        got = generate(each, ids, attention_mask=mask, max_new_tokens=steps)
+        assert torch.equal(got, expected)
+        assert len(calls) == (steps - 1) * model.config.num_layers
+        calls.clear()
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

@@ -161,14 +161,29 @@ def test_weights_that_changed_are_noticed(model, ids, way, change):
     generate(prepare(model, **way), ids, max_new_tokens=2)
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@torch.no_grad()
+def test_a_bias_that_changed_is_followed_or_noticed(model, ids, way):
+    fast = prepare(model, **way)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Linear) and part.bias is not None:
+            part.bias += torch.randn_like(part.bias)
+    if way == {"quantize": "int8"}:
+        with pytest.raises(ValueError, match="changed since it was prepared"):
+            generate(fast, ids, max_new_tokens=2)
+    else:
+        torch.testing.assert_close(fast(ids), prepare(model, **way)(ids))
+
+
 def test_it_lives_without_the_model(model_type, make_talkative, random_ids):
     model = make_talkative(model_type)
     ids = random_ids(model.config.vocab_size, 2, 4)
-    expected = generate(model, ids, max_new_tokens=6)
-    fast = prepare(model)
+    fast, eighth = prepare(model), prepare(model, quantize="int8")
+    expected = [generate(each, ids, max_new_tokens=6) for each in (model, eighth)]
     del model
     gc.collect()
-    assert torch.equal(generate(fast, ids, max_new_tokens=6), expected)
+    for each, text in zip((fast, eighth), expected, strict=True):
+        assert torch.equal(generate(each, ids, max_new_tokens=6), text)
 
 
 @pytest.mark.skipif(not is_available(), reason="this PyTorch has no oneDNN product")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from llm.core.attention_mask import causal_mask
 from llm.core.block_attention import block_attention, block_attention_pays
 from llm.core.kv_cache import Cache
+from llm.core.one_query_attention import one_query_attention, one_query_attention_pays
 
 
 class AttentionKernel(Protocol):
@@ -69,6 +70,8 @@ def attention_kernel(
     """The fastest kernel there is for these, (B, H, T, D)."""
     if block_attention_pays(query, key, mask):
         return block_attention(query, key, value, dropout=dropout)
+    if one_query_attention_pays(query, key, value, dropout):
+        return one_query_attention(query, key, value, mask)
     return sdpa_attention(query, key, value, mask=mask, dropout=dropout, layer_idx=layer_idx)
 
 

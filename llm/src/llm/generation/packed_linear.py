@@ -22,10 +22,10 @@ SMALL_WEIGHT = 2**19
 
 
 class PackedLinear(nn.Module):
-    """y = x Wᵀ + b, with a copy of W in a form of its own.
+    """y = x Wᵀ + b, with a copy of W in a form of its own, of which b may be a part.
 
-    The bias is shared with the layer that it was made of, the weight is not:
-    `check_current` says whether it still is that layer's.
+    A bias that is no part of it is shared with the layer that it was made of; what was
+    copied is not, and `check_current` says whether it still is that layer's.
 
     Args:
         linear: the layer to make it of; it is left as it is.
@@ -35,17 +35,16 @@ class PackedLinear(nn.Module):
     """
 
     bias: Tensor | None
+    packs_bias = False
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.check_support()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
-        # weak, so that whoever needs the packed model alone can let go of the other
-        self._source = weakref.ref(linear)
-        self._weight = weakref.ref(linear.weight)
-        self._version = linear.weight._version
-        self._first_row = linear.weight[0].detach().clone()
+        self._copied = [_Copied(linear, "weight")]
+        if self.packs_bias and linear.bias is not None:
+            self._copied.append(_Copied(linear, "bias"))
         self.eval()
 
     @classmethod
@@ -77,17 +76,8 @@ class PackedLinear(nn.Module):
 
     @torch.no_grad()
     def check_current(self) -> None:
-        """Raise ValueError if the weight has changed since it was packed."""
-        source, weight = self._source(), self._weight()
-        if source is None and weight is None:
-            return
-        if (
-            weight is None
-            or (source is not None and source.weight is not weight)
-            or weight._version != self._version
-            # fused optimizers change weights and not their version
-            or not torch.equal(weight[0], self._first_row)
-        ):
+        """Raise ValueError if what was packed has changed since."""
+        if not all(copied.is_current() for copied in self._copied):
             raise ValueError(
                 "the model's weights have changed since it was prepared for generation: "
                 "prepare it again"
@@ -102,6 +92,31 @@ class PackedLinear(nn.Module):
     def extra_repr(self) -> str:
         """What printing a model says of it."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class _Copied:
+    """A parameter of a layer as it was when it was copied."""
+
+    def __init__(self, layer: nn.Linear, name: str) -> None:
+        parameter: Tensor = getattr(layer, name)
+        # weak, so that whoever needs the packed model alone can let go of the other
+        self._layer, self._parameter = weakref.ref(layer), weakref.ref(parameter)
+        self._name = name
+        self._version = parameter._version
+        self._first = parameter[0].detach().clone()
+
+    def is_current(self) -> bool:
+        """Whether it is the layer's and as it was; if both are gone, nobody can change it."""
+        layer, parameter = self._layer(), self._parameter()
+        if layer is None and parameter is None:
+            return True
+        return (
+            parameter is not None
+            and (layer is None or getattr(layer, self._name) is parameter)
+            and parameter._version == self._version
+            # fused optimizers change parameters and not their version
+            and torch.equal(parameter[0], self._first)
+        )
 
 
 class Float32Linear(PackedLinear):
@@ -194,6 +209,8 @@ class Int8Linear(PackedLinear):
     vector-wise quantization.
     """
 
+    packs_bias = True
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         weight = linear.weight.detach().float()
@@ -206,7 +223,7 @@ class Int8Linear(PackedLinear):
                 torch._make_per_channel_quantized_tensor(
                     quantized, scales.double(), torch.zeros_like(scales, dtype=torch.int64), 0
                 ),
-                None,
+                linear.bias,
             )
 
     @classmethod
@@ -216,14 +233,15 @@ class Int8Linear(PackedLinear):
 
     def multiply(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        y: Tensor
         if self.is_one_row(x):
-            y = torch.ops.quantized.linear_dynamic.default(x, self._packed)
-        else:
-            high, low = x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True)
-            largest = torch.maximum(high, -low).clamp_(min=torch.finfo().tiny)  # (..., 1)
-            y = torch.ops.quantized.linear_dynamic.default(x / largest, self._packed).mul_(largest)
-        return y if self.bias is None else y.add_(self.bias)
+            return cast(Tensor, torch.ops.quantized.linear_dynamic.default(x, self._packed))
+        high, low = x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True)
+        largest = torch.maximum(high, -low).clamp_(min=torch.finfo().tiny)  # (..., 1)
+        y: Tensor = torch.ops.quantized.linear_dynamic.default(x / largest, self._packed)
+        if self.bias is None:
+            return y.mul_(largest)
+        # the kernel has added the bias to what is yet to be scaled: largest (y - b) + b
+        return torch.lerp(self.bias, y, largest, out=y)
 
 
 def _check_onednn() -> None:
