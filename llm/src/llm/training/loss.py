@@ -18,8 +18,10 @@ CHUNK_SIZE = 512
 # on a CPU half of them, if the logits are more numbers than these: 32 MiB in 16 bits, above which
 # glibc asks the system for fresh pages each time
 CHUNK_NUMBERS = 2**24
-# float32 numbers that fit a core's cache, of which a CPU makes gradients from one end to the other
+# float32 numbers that fit a core's cache, of which a CPU makes gradients from one end to the other;
+# no more than the half of what glibc asks the system for each time
 CACHED_NUMBERS = 2**18
+MOST_CACHED_NUMBERS = 2**22
 
 
 def count_targets(labels: Tensor) -> int:
@@ -63,6 +65,11 @@ def chunk_size(num_rows: int, vocab_size: int, device: str) -> int:
     if device == "cpu" and most * vocab_size > CHUNK_NUMBERS:
         most = max(1, most // 2)
     return math.ceil(max(1, num_rows) / math.ceil(max(1, num_rows) / most))
+
+
+def cached_numbers() -> int:
+    """How many float32 numbers the caches of the cores at work hold."""
+    return min(CACHED_NUMBERS * torch.get_num_threads(), MOST_CACHED_NUMBERS)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -135,7 +142,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 def _cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor | None) -> Tensor:
     """The sum of the losses of logits (N, V), which become their gradients times `scales` (N,)."""
-    size = CACHED_NUMBERS // logits.shape[1] if logits.is_cpu else len(logits)
+    size = cached_numbers() // logits.shape[1] if logits.is_cpu else len(logits)
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     for start in range(0, len(logits), max(1, size)):
         part = slice(start, start + max(1, size))
@@ -158,8 +165,8 @@ def _add_product(total: Tensor | None, grad: Tensor, rows: Tensor, fast: bool) -
     if not grad.is_cpu or (fast and grad.dtype == torch.float32):
         product = transposed_product(grad, rows) if fast else grad.t() @ rows
         return product.float() if total is None else total.add_(product)
-    # a part that fits the cache at a time, in place of the product as a whole
-    size = max(1, CACHED_NUMBERS // rows.shape[1])
+    # a part that fits the caches at a time, in place of the product as a whole
+    size = max(1, cached_numbers() // rows.shape[1])
     is_first = total is None
     if total is None:
         total = torch.empty(grad.shape[1], rows.shape[1], dtype=torch.float32)
