@@ -24,7 +24,7 @@ def one_query_attention_pays(query: Tensor, key: Tensor, value: Tensor, dropout:
         and key.numel() >= MIN_KEYS
         and dropout == 0
         and query.device.type == "cpu"
-        # neither subclasses, such as FakeTensor, which the places of rows are not
+        # of no subclass, such as FakeTensor, which the places of rows are not
         and type(query) is type(key) is type(value) is Tensor
         and query.dtype == key.dtype == value.dtype == torch.float32
         and not (query.requires_grad or key.requires_grad or value.requires_grad)
