@@ -6,7 +6,11 @@ import torch.nn.functional as F
 
 from llm.core import block_attention as module
 from llm.core.block_attention import block_attention, block_attention_pays
-from llm.core.multi_head_attention import attention_kernel, sdpa_attention
+from llm.core.multi_head_attention import (
+    MultiHeadAttention,
+    attention_kernel,
+    sdpa_attention,
+)
 
 
 def inputs(length, dtype, heads=3, head_dim=16):
@@ -111,8 +115,26 @@ def test_elsewhere_the_kernel_is_that_of_pytorch():
     assert torch.equal(attention_kernel(query, key, value, mask=None, dropout=0.0), expected)
 
 
+def test_it_minds_no_default_device():
+    tensors = inputs(9, torch.float64)
+    expected = sdpa_attention(*tensors, mask=None, dropout=0.0)
+    with torch.device("meta"):
+        got = block_attention(*tensors, dropout=0.0)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_it_is_left_to_a_compiler():
     tensors = inputs(8, torch.bfloat16)
     compiled = torch.compile(attention_kernel, backend="eager", fullgraph=True)
     expected = sdpa_attention(*tensors, mask=None, dropout=0.0)
     assert torch.equal(compiled(*tensors, mask=None, dropout=0.0), expected)
+
+
+def test_what_is_exported_takes_texts_of_all_lengths():
+    attention = MultiHeadAttention(embed_dim=8, num_heads=2)
+    length = torch.export.Dim("length", min=2, max=1024)
+    exported = torch.export.export(
+        attention, (torch.randn(1, 7, 8),), dynamic_shapes={"x": {1: length}}
+    )
+    x = torch.randn(1, module.MIN_LENGTH + 1, 8)
+    torch.testing.assert_close(exported.module()(x), attention(x))

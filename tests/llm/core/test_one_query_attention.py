@@ -40,6 +40,16 @@ def test_a_mask_hides_padding(rows):
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_row_that_may_attend_to_nothing_is_zero():
+    query, key, value = inputs(3, 4, 33)
+    mask = torch.ones(3, 1, 1, 33, dtype=torch.bool)
+    mask[1] = False
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    got = one_query_attention(query, key, value, mask)
+    assert not got[1].any()
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
+
+
 def test_its_places_are_those_of_the_shape_at_hand():
     """They are kept from one call to the next, of the same shape alone."""
     for shape, room in [((2, 3, 9), 4), ((2, 3, 9), 5), ((3, 2, 9), 4), ((2, 3, 8), 4)] * 2:
@@ -88,6 +98,18 @@ def test_where_it_is_used(monkeypatch):
     assert not one_query_attention_pays(query, beside, value, 0.0)
     shared = value[:, :1].expand(-1, 3, -1, -1)
     assert not one_query_attention_pays(query, key, shared, 0.0)
+    assert not one_query_attention_pays(query, key, inputs(2, 3, 8, 32, torch.float32)[2], 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not one_query_attention_pays(query, key, value, 0.0)
+
+
+def test_it_minds_no_default_device(monkeypatch):
+    query, key, value = inputs(2, 3, 10)
+    expected = F.scaled_dot_product_attention(query, key, value)
+    monkeypatch.setattr(module, "_bags", module._bags.__wrapped__)
+    with torch.device("meta"):
+        got = one_query_attention(query, key, value, None)
+    torch.testing.assert_close(got, expected)
 
 
 def test_it_is_left_to_a_compiler(monkeypatch):

@@ -91,6 +91,12 @@ def test_int8_rounds_each_token_by_itself():
     assert error.max() < 1.2e-2
 
 
+def test_int8_takes_what_needs_no_gradient():
+    linear = torch.nn.Linear(8, 4)
+    for x in (torch.randn(1, 8), torch.randn(3, 8)):
+        assert not Int8Linear(linear)(x).requires_grad
+
+
 @torch.no_grad()
 def test_int8_takes_zeros():
     linear = torch.nn.Linear(8, 4)
@@ -139,7 +145,7 @@ def test_the_model_is_left_alone(model, ids, way):
     assert model.decoder.blocks[0].attention.qkv_proj.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("change", ["step", "in place", "load", "assign", "replace"])
+@pytest.mark.parametrize("change", ["step", "in place", "load", "assign", "replace", "bias"])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_weights_that_changed_are_noticed(model, ids, way, change):
     fast = prepare(model, **way)
@@ -154,6 +160,8 @@ def test_weights_that_changed_are_noticed(model, ids, way, change):
             layer.weight[0, 0] += 1
     elif change == "replace":
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+    elif change == "bias":
+        layer.bias = torch.nn.Parameter(layer.bias.detach() + 1)
     else:
         model.load_state_dict(state, assign=change == "assign")
     with pytest.raises(ValueError, match=r"changed since it was prepared.* again"):
@@ -161,18 +169,18 @@ def test_weights_that_changed_are_noticed(model, ids, way, change):
     generate(prepare(model, **way), ids, max_new_tokens=2)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @torch.no_grad()
-def test_a_bias_that_changed_is_followed_or_noticed(model, ids, way):
+def test_biases_that_changed_are_followed(model, ids, way, rows):
+    ids = ids[:rows, : 1 if rows == 1 else None]
     fast = prepare(model, **way)
+    before = fast(ids)
     for part in model.modules():
         if isinstance(part, torch.nn.Linear) and part.bias is not None:
             part.bias += torch.randn_like(part.bias)
-    if way == {"quantize": "int8"}:
-        with pytest.raises(ValueError, match="changed since it was prepared"):
-            generate(fast, ids, max_new_tokens=2)
-    else:
-        torch.testing.assert_close(fast(ids), prepare(model, **way)(ids))
+    assert not torch.allclose(fast(ids), before, atol=1e-2)
+    assert torch.equal(fast(ids), prepare(model, **way)(ids))
 
 
 def test_it_lives_without_the_model(model_type, make_talkative, random_ids):

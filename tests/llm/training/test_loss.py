@@ -14,7 +14,7 @@ from llm.training.loss import chunk_size
 def sizes(request, monkeypatch):
     chunk_size, cached_numbers = request.param
     monkeypatch.setattr(loss_module, "CHUNK_SIZE", chunk_size)
-    monkeypatch.setattr(loss_module, "cached_numbers", lambda: cached_numbers)
+    monkeypatch.setattr(loss_module, "numbers_in_caches", lambda: cached_numbers)
 
 
 def inputs(dtype=torch.float32):
@@ -147,7 +147,7 @@ def test_chunks_are_equal_and_not_too_large(num_rows, vocab_size, device):
 def test_each_core_brings_its_cache(monkeypatch):
     for threads, numbers in [(1, 2**18), (2, 2**19), (64, 2**22)]:
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert loss_module.cached_numbers() == numbers
+        assert loss_module.numbers_in_caches() == numbers
 
 
 def test_the_shift_happens_once():
@@ -195,7 +195,7 @@ def test_a_frozen_head_or_trunk_is_respected():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_tensor_of_all_logits_is_made(dtype, monkeypatch):
     monkeypatch.setattr(loss_module, "CHUNK_SIZE", 4)
-    monkeypatch.setattr(loss_module, "cached_numbers", lambda: 2000)
+    monkeypatch.setattr(loss_module, "numbers_in_caches", lambda: 2000)
     largest = dict.fromkeys([torch.float32, torch.bfloat16], 0)
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 # queries at a time; of 64 to 512 the fastest, or close to it, at contexts of 128 to 1024
 BLOCK_SIZE = 128
-# scores that fit a core's cache, which are made and done with before others are
+# scores that fit a core's cache, which are done with before others are made
 CACHED_SCORES = 2**18
 # tokens from which blocks are the faster in float32
 MIN_LENGTH = 256
@@ -38,8 +38,6 @@ def block_attention_pays(query: Tensor, key: Tensor, mask: Tensor | None) -> boo
             (query.dtype == torch.bfloat16 and query.requires_grad)
             or (query.dtype == torch.float32 and length >= MIN_LENGTH and not query.requires_grad)
         )
-        # a compiler has kernels of its own
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -48,7 +46,8 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: float
     heads = [x.flatten(0, 1) for x in (query, key, value)]  # (B·H, T, D)
     size = len(heads[0])
     if not query.requires_grad:  # else the scores are kept anyway
-        size = max(1, CACHED_SCORES // (BLOCK_SIZE * query.shape[2]))
+        most = CACHED_SCORES // (BLOCK_SIZE * query.shape[2])
+        size = max(1, most) * torch.get_num_threads()
     parts = zip(*(torch.split(x, size) for x in heads), strict=True)
     return torch.cat([_attend(q, k, v, dropout) for q, k, v in parts]).view(query.shape)
 
@@ -59,7 +58,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Te
     outputs = []
     for start in range(0, length, BLOCK_SIZE):
         end = min(start + BLOCK_SIZE, length)
-        later = torch.full((end - start, end), -math.inf, dtype=queries.dtype).triu(start + 1)
+        later = queries.new_full((end - start, end), -math.inf).triu(start + 1)
         scores = torch.baddbmm(
             later.expand(num_heads, -1, -1),
             queries[:, start:end],

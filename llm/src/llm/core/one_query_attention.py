@@ -27,11 +27,11 @@ def one_query_attention_pays(query: Tensor, key: Tensor, value: Tensor, dropout:
         # of no subclass, such as FakeTensor, which the places of rows are not
         and type(query) is type(key) is type(value) is Tensor
         and query.dtype == key.dtype == value.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and not (query.requires_grad or key.requires_grad or value.requires_grad)
+        and key.shape == value.shape
         and _are_rows(key)
         and _are_rows(value)
-        # a compiler has kernels of its own
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -43,6 +43,9 @@ def one_query_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
         key: (B, H, S, D).
         value: (B, H, S, D): a tensor of that shape, or the first tokens of one.
         mask: boolean, broadcastable to (B, H, 1, S), True = may attend; None for all.
+
+    Returns:
+        (B, H, 1, D); zero where the mask leaves nothing to attend to, as PyTorch's kernel.
     """
     batch_size, num_heads, length, head_dim = key.shape
     scaled = (query * head_dim**-0.5).reshape(-1, 1, head_dim)
@@ -50,23 +53,32 @@ def one_query_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
     scores = scores.view(batch_size, num_heads, 1, length)
     if mask is not None:
         scores.masked_fill_(~mask, float("-inf"))
-    weights = scores.softmax(-1).flatten()
+    weights = scores.softmax(-1)
+    if mask is not None:
+        # of nothing, the softmax is no number
+        weights.masked_fill_(~mask, 0.0)
     # the rows of all heads one after another, those of tokens to come between them
     head_rows = value.stride(1) // head_dim
     num_rows = (batch_size * num_heads - 1) * head_rows + length
     rows = value.as_strided((num_rows, head_dim), (head_dim, 1))
     places, starts = _bags(batch_size * num_heads, head_rows, length)
-    output = F.embedding_bag(places, rows, starts, mode="sum", per_sample_weights=weights)
+    output = F.embedding_bag(
+        places, rows, starts, mode="sum", per_sample_weights=weights.flatten()
+    )  # (B·H, D)
     return output.view(query.shape)
 
 
 # the layers of a token share it
 @lru_cache(maxsize=1)
-def _bags(num_heads: int, head_rows: int, length: int) -> tuple[Tensor, Tensor]:
-    """Places of the first rows of each head among all, (B·H·S,), and where a head's begin there."""
-    first = torch.arange(num_heads)[:, None] * head_rows
-    places = first + torch.arange(length)
-    return places.flatten(), torch.arange(num_heads) * length
+def _bags(num_bags: int, distance: int, length: int) -> tuple[Tensor, Tensor]:
+    """Bags of `length` rows each that begin `distance` rows apart.
+
+    Returns:
+        The places of their rows, bag by bag, and where in these each bag begins.
+    """
+    first = torch.arange(num_bags, device="cpu")
+    places = first[:, None] * distance + torch.arange(length, device="cpu")
+    return places.flatten(), first * length
 
 
 def _are_rows(x: Tensor) -> bool:

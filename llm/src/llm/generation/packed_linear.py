@@ -22,10 +22,10 @@ SMALL_WEIGHT = 2**19
 
 
 class PackedLinear(nn.Module):
-    """y = x Wᵀ + b, with a copy of W in a form of its own, of which b may be a part.
+    """y = x Wᵀ + b, with a copy of W in a form of its own.
 
-    A bias that is no part of it is shared with the layer that it was made of; what was
-    copied is not, and `check_current` says whether it still is that layer's.
+    The bias is shared with the layer that it was made of, the weight is not:
+    `check_current` says whether it still is that layer's.
 
     Args:
         linear: the layer to make it of; it is left as it is.
@@ -35,16 +35,17 @@ class PackedLinear(nn.Module):
     """
 
     bias: Tensor | None
-    packs_bias = False
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.check_support()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
-        self._copied = [_Copied(linear, "weight")]
-        if self.packs_bias and linear.bias is not None:
-            self._copied.append(_Copied(linear, "bias"))
+        # weak, so that whoever needs the packed model alone can let go of the other
+        self._source = weakref.ref(linear)
+        self._weight = weakref.ref(linear.weight)
+        self._version = linear.weight._version
+        self._first_row = linear.weight[0].detach().clone()
         self.eval()
 
     @classmethod
@@ -76,8 +77,18 @@ class PackedLinear(nn.Module):
 
     @torch.no_grad()
     def check_current(self) -> None:
-        """Raise ValueError if what was packed has changed since."""
-        if not all(copied.is_current() for copied in self._copied):
+        """Raise ValueError if the weight has changed since, or the layer has another bias."""
+        source, weight = self._source(), self._weight()
+        if source is None and weight is None:
+            return
+        if (
+            weight is None
+            or (source is not None and source.weight is not weight)
+            or (source is not None and source.bias is not self.bias)
+            or weight._version != self._version
+            # fused optimizers change weights and not their version
+            or not torch.equal(weight[0], self._first_row)
+        ):
             raise ValueError(
                 "the model's weights have changed since it was prepared for generation: "
                 "prepare it again"
@@ -92,31 +103,6 @@ class PackedLinear(nn.Module):
     def extra_repr(self) -> str:
         """What printing a model says of it."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
-
-
-class _Copied:
-    """A parameter of a layer as it was when it was copied."""
-
-    def __init__(self, layer: nn.Linear, name: str) -> None:
-        parameter: Tensor = getattr(layer, name)
-        # weak, so that whoever needs the packed model alone can let go of the other
-        self._layer, self._parameter = weakref.ref(layer), weakref.ref(parameter)
-        self._name = name
-        self._version = parameter._version
-        self._first = parameter[0].detach().clone()
-
-    def is_current(self) -> bool:
-        """Whether it is the layer's and as it was; if both are gone, nobody can change it."""
-        layer, parameter = self._layer(), self._parameter()
-        if layer is None and parameter is None:
-            return True
-        return (
-            parameter is not None
-            and (layer is None or getattr(layer, self._name) is parameter)
-            and parameter._version == self._version
-            # fused optimizers change parameters and not their version
-            and torch.equal(parameter[0], self._first)
-        )
 
 
 class Float32Linear(PackedLinear):
@@ -209,11 +195,11 @@ class Int8Linear(PackedLinear):
     vector-wise quantization.
     """
 
-    packs_bias = True
-
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         weight = linear.weight.detach().float()
+        # the kernel keeps this tensor, which is the layer's own
+        bias = None if linear.bias is None else linear.bias.detach().float()
         scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo().tiny)  # (out,)
         quantized = (weight / scales[:, None]).round().to(torch.int8)
         with warnings.catch_warnings():
@@ -223,7 +209,7 @@ class Int8Linear(PackedLinear):
                 torch._make_per_channel_quantized_tensor(
                     quantized, scales.double(), torch.zeros_like(scales, dtype=torch.int64), 0
                 ),
-                linear.bias,
+                bias,
             )
 
     @classmethod
@@ -241,7 +227,7 @@ class Int8Linear(PackedLinear):
         if self.bias is None:
             return y.mul_(largest)
         # the kernel has added the bias to what is yet to be scaled: largest (y - b) + b
-        return torch.lerp(self.bias, y, largest, out=y)
+        return torch.lerp(self.bias.detach(), y, largest, out=y)
 
 
 def _check_onednn() -> None:

@@ -39,12 +39,12 @@ def prepare(
         fast.generate(input_ids, max_new_tokens=100)
 
     The weights of the linear layers, the output projection included, are copied
-    into the form that the processor reads fastest, with int8 their biases too;
-    the rest is shared with `model`, and attention and its cache stay in float32.
-    `model` is not touched. It pays from widths of about 256; narrower layers fit
-    the processor's caches as they are, and may be slower packed. When what was
-    copied has changed in `model`, the next text raises rather than be continued
-    with the old weights.
+    into the form that the processor reads fastest; embeddings, norms and biases
+    are shared with `model`, and attention and its cache stay in float32. `model`
+    is not touched. It pays from widths of about 256; narrower layers fit the
+    processor's caches as they are, and may be slower packed. When the linear
+    weights of `model` have changed, the next text raises rather than be
+    continued with the old ones.
 
     Args:
         model: a float32 model on the CPU.

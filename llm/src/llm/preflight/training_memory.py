@@ -8,7 +8,7 @@ from llm.core.config import ModelConfig, check_count
 from llm.preflight.activations import NUMBER_BYTES, block_bytes, outside_bytes
 from llm.training.config import TrainingConfig
 from llm.training.embedding_rows import adds_rows
-from llm.training.loss import cached_numbers, chunk_size
+from llm.training.loss import chunk_size, numbers_in_caches
 from llm.training.optimizer import STATES_PER_WEIGHT
 
 # What glibc keeps of freed memory, fitted to what benchmarks/memory.py measures: a share of what
@@ -139,12 +139,12 @@ def _loss_bytes(config: ModelConfig, training: TrainingConfig, targets: int, dev
     # logits in the precision of training, which become their gradients
     logits = size * numbers
     # logarithms of probabilities, and of 16-bit logits a float32 copy: a CPU's of a part at a time
-    part = numbers if device != "cpu" else min(numbers, max(cached_numbers(), config.vocab_size))
+    part = numbers if device != "cpu" else min(numbers, max(numbers_in_caches(), config.vocab_size))
     softmax = 4 * part * (1 if size == 4 else 2)
     # of oneDNN's product, and an accelerator's, a second one before it is added, or its rows are
     # made contiguous
     is_whole = device != "cpu" or (size == 4 and training.linear_kernel != "plain")
-    product = size * (weight if is_whole else min(weight, cached_numbers()))
+    product = size * (weight if is_whole else min(weight, numbers_in_caches()))
     copy = 0 if size == 4 else size * weight
     before = 4 * weight if targets > rows else 0
     return copy + logits + max(before + softmax, 4 * weight + product)

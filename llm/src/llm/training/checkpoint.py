@@ -97,7 +97,7 @@ def save_checkpoint(
             averaged = {k: v.clone() for k, v in whole_weights(model, keep=is_main).items()}
     if not is_main:
         if is_sharded(model):
-            # the main rank first clears what a killed run may have left there
+            # the folder is the main rank's to make, which first clears its place
             ranks.meet()
             _save_shards(_temporary(folder) / OPTIMIZER_FOLDER, tensors)
         return folder

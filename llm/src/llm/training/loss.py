@@ -67,7 +67,7 @@ def chunk_size(num_rows: int, vocab_size: int, device: str) -> int:
     return math.ceil(max(1, num_rows) / math.ceil(max(1, num_rows) / most))
 
 
-def cached_numbers() -> int:
+def numbers_in_caches() -> int:
     """How many float32 numbers the caches of the cores at work hold."""
     return min(CACHED_NUMBERS * torch.get_num_threads(), MOST_CACHED_NUMBERS)
 
@@ -142,7 +142,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 def _cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor | None) -> Tensor:
     """The sum of the losses of logits (N, V), which become their gradients times `scales` (N,)."""
-    size = cached_numbers() // logits.shape[1] if logits.is_cpu else len(logits)
+    size = numbers_in_caches() // logits.shape[1] if logits.is_cpu else len(logits)
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     for start in range(0, len(logits), max(1, size)):
         part = slice(start, start + max(1, size))
@@ -166,7 +166,7 @@ def _add_product(total: Tensor | None, grad: Tensor, rows: Tensor, fast: bool) -
         product = transposed_product(grad, rows) if fast else grad.t() @ rows
         return product.float() if total is None else total.add_(product)
     # a part that fits the caches at a time, in place of the product as a whole
-    size = max(1, cached_numbers() // rows.shape[1])
+    size = max(1, numbers_in_caches() // rows.shape[1])
     is_first = total is None
     if total is None:
         total = torch.empty(grad.shape[1], rows.shape[1], dtype=torch.float32)
