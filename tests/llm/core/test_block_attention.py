@@ -123,11 +123,12 @@ def test_it_minds_no_default_device():
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_it_is_left_to_a_compiler():
-    tensors = inputs(8, torch.bfloat16)
-    compiled = torch.compile(attention_kernel, backend="eager", fullgraph=True)
-    expected = sdpa_attention(*tensors, mask=None, dropout=0.0)
-    assert torch.equal(compiled(*tensors, mask=None, dropout=0.0), expected)
+def test_it_is_left_to_a_compiler_which_takes_all_lengths():
+    compiled = torch.compile(attention_kernel, backend="eager", fullgraph=True, dynamic=True)
+    for length in (8, 1, 9):
+        tensors = inputs(length, torch.bfloat16)
+        expected = sdpa_attention(*tensors, mask=None, dropout=0.0)
+        assert torch.equal(compiled(*tensors, mask=None, dropout=0.0), expected)
 
 
 def test_what_is_exported_takes_texts_of_all_lengths():

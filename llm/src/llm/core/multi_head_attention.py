@@ -55,7 +55,8 @@ def sdpa_attention(
         value,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=mask is None and query_length > 1,
+        # the length first: of a compiler's symbol, `and` makes a plain answer
+        is_causal=query_length > 1 and mask is None,
     )
 
 
