@@ -54,17 +54,19 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: float
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
     """Of some heads, (N, T, D)."""
-    num_heads, length, head_dim = queries.shape
+    num_heads, _, head_dim = queries.shape
     outputs = []
-    for start in range(0, length, BLOCK_SIZE):
-        end = min(start + BLOCK_SIZE, length)
-        later = queries.new_full((end - start, end), -math.inf).triu(start + 1)
+    # from the last block on, so that gradients of keys are summed over no more than a block saw
+    for block in reversed(torch.split(queries, BLOCK_SIZE, dim=1)):
+        size, seen = block.shape[1], keys.shape[1]
+        later = block.new_full((size, seen), -math.inf).triu(seen - size + 1)
         scores = torch.baddbmm(
             later.expand(num_heads, -1, -1),
-            queries[:, start:end],
-            keys[:, :end].transpose(1, 2),
+            block,
+            keys.transpose(1, 2),
             alpha=head_dim**-0.5,
-        )  # (N, block, end)
+        )  # (N, block, seen)
         weights = F.dropout(scores.softmax(-1), dropout)
-        outputs.append(weights @ values[:, :end])
-    return torch.cat(outputs, 1)
+        outputs.append(weights @ values)
+        keys, values = keys[:, : seen - size], values[:, : seen - size]
+    return torch.cat(outputs[::-1], 1)
