@@ -1,6 +1,7 @@
 """Spreading work over threads: order, laziness, errors."""
 
 import threading
+import weakref
 
 import pytest
 
@@ -182,3 +183,25 @@ def test_work_of_a_crew_that_nobody_has_begun_is_dropped():
         crew.start(work, range(100))
         threading.Timer(0.3, go_on.set).start()
     assert set(done) <= {0, 1}
+
+
+def test_what_was_done_is_not_kept_for_threads_that_are_late():
+    """On a busy machine the others may come to their work long after the caller has done it."""
+
+    class Item:
+        pass
+
+    are_late, goes_on = threading.Event(), threading.Event()
+    with Crew(2) as crew:
+        kept = crew.start(lambda _: are_late.set() or goes_on.wait(30), [None])
+        assert are_late.wait(30)
+        items = []
+        for _ in range(5):
+            item = Item()
+            items.append(weakref.ref(item))
+            assert len(list(crew.results(crew.start(lambda item: [item], [item])))) == 1
+            del item
+        still_there = [item() for item in items]
+        goes_on.set()
+        assert list(crew.results(kept)) == [True]
+    assert still_there == [None] * 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -90,6 +91,13 @@ class Task(Generic[Result]):
         return self._outcome.result()
 
 
+def _run_if_wanted(reference: weakref.ref[Task[Result]]) -> None:
+    """Do the work of a task that somebody still has."""
+    task = reference()
+    if task is not None:
+        task.run()
+
+
 class Crew:
     """The caller's thread, and others that work ahead of it.
 
@@ -123,7 +131,8 @@ class Crew:
         tasks = [Task(partial(function, item)) for item in items]
         if self._others:
             for task in tasks:
-                self._others.submit(task.run)
+                # weak: what is done and given back is not kept until they come to it
+                self._others.submit(_run_if_wanted, weakref.ref(task))
         return tasks
 
     def results(self, tasks: Iterable[Task[Result]]) -> Iterator[Result]:
