@@ -186,11 +186,11 @@ def test_biases_that_changed_are_followed(model, ids, way, rows):
 def test_it_lives_without_the_model(model_type, make_talkative, random_ids):
     model = make_talkative(model_type)
     ids = random_ids(model.config.vocab_size, 2, 4)
-    fast, eighth = prepare(model), prepare(model, quantize="int8")
-    expected = [generate(each, ids, max_new_tokens=6) for each in (model, eighth)]
+    fast, int8 = prepare(model), prepare(model, quantize="int8")
+    expected = [generate(each, ids, max_new_tokens=6) for each in (model, int8)]
     del model
     gc.collect()
-    for each, text in zip((fast, eighth), expected, strict=True):
+    for each, text in zip((fast, int8), expected, strict=True):
         assert torch.equal(generate(each, ids, max_new_tokens=6), text)
 
 

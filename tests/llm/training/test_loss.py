@@ -144,12 +144,6 @@ def test_chunks_are_equal_and_not_too_large(num_rows, vocab_size, device):
     assert num_rows - (chunks - 1) * size > size - max(chunks, 1) if num_rows else size == 1
 
 
-def test_each_core_brings_its_cache(monkeypatch):
-    for threads, numbers in [(1, 2**18), (2, 2**19), (64, 2**22)]:
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert loss_module.numbers_in_caches() == numbers
-
-
 def test_the_shift_happens_once():
     # a model that is certain the next token is the current one plus one
     weight = torch.eye(6) * 100

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.core.processor_cache import numbers_in_caches
+
 # queries at a time; of 64 to 512 the fastest, or close to it, at contexts of 128 to 1024
 BLOCK_SIZE = 128
-# scores that fit a core's cache, which are done with before others are made
-CACHED_SCORES = 2**18
 # tokens from which blocks are the faster in float32
 MIN_LENGTH = 256
 
@@ -43,12 +43,13 @@ def block_attention_pays(query: Tensor, key: Tensor, mask: Tensor | None) -> boo
 
 def block_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: float) -> Tensor:
     """softmax(Q Kᵀ / √D + causal mask) V, for query, key and value (B, H, T, D)."""
-    heads = [x.flatten(0, 1) for x in (query, key, value)]  # (B·H, T, D)
-    size = len(heads[0])
-    if not query.requires_grad:  # else the scores are kept anyway
-        most = CACHED_SCORES // (BLOCK_SIZE * query.shape[2])
-        size = max(1, most) * torch.get_num_threads()
-    parts = zip(*(torch.split(x, size) for x in heads), strict=True)
+    queries, keys, values = (x.flatten(0, 1) for x in (query, key, value))  # (B·H, T, D)
+    if query.requires_grad:
+        # the scores of all are kept
+        return _attend(queries, keys, values, dropout).view(query.shape)
+    # as many heads at a time as the caches hold the scores of
+    size = max(1, numbers_in_caches() // (BLOCK_SIZE * query.shape[2]))
+    parts = zip(*(torch.split(x, size) for x in (queries, keys, values)), strict=True)
     return torch.cat([_attend(q, k, v, dropout) for q, k, v in parts]).view(query.shape)
 
 

@@ -51,12 +51,11 @@ def one_query_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
     scaled = (query * head_dim**-0.5).reshape(-1, 1, head_dim)
     scores = torch.bmm(key.flatten(0, 1), scaled.transpose(1, 2))  # (B·H, S, 1)
     scores = scores.view(batch_size, num_heads, 1, length)
-    if mask is not None:
-        scores.masked_fill_(~mask, float("-inf"))
-    weights = scores.softmax(-1)
-    if mask is not None:
-        # of nothing, the softmax is no number
-        weights.masked_fill_(~mask, 0.0)
+    if mask is None:
+        weights = scores.softmax(-1)
+    else:
+        # zero at the end too: of nothing, the softmax is no number
+        weights = scores.masked_fill_(~mask, float("-inf")).softmax(-1).masked_fill_(~mask, 0.0)
     # the rows of all heads one after another, those of tokens to come between them
     head_rows = value.stride(1) // head_dim
     num_rows = (batch_size * num_heads - 1) * head_rows + length

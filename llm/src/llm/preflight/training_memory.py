@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm.core.config import ModelConfig, check_count
+from llm.core.processor_cache import numbers_in_caches
 from llm.preflight.activations import NUMBER_BYTES, block_bytes, outside_bytes
 from llm.training.config import TrainingConfig
 from llm.training.embedding_rows import adds_rows
-from llm.training.loss import chunk_size, numbers_in_caches
+from llm.training.loss import chunk_size
 from llm.training.optimizer import STATES_PER_WEIGHT
 
 # What glibc keeps of freed memory, fitted to what benchmarks/memory.py measures: a share of what

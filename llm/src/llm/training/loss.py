@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llm.core.fast_linear import fast_linear, transposed_product
+from llm.core.processor_cache import numbers_in_caches
 from llm.training.dataset import IGNORE_INDEX
 
 # rows of logits that exist at a time: 512 × 50257 × 4 bytes are 100 MB
@@ -18,10 +19,6 @@ CHUNK_SIZE = 512
 # on a CPU half of them, if the logits are more numbers than these: 32 MiB in 16 bits, above which
 # glibc asks the system for fresh pages each time
 CHUNK_NUMBERS = 2**24
-# float32 numbers that fit a core's cache, of which a CPU makes gradients from one end to the other;
-# no more than the half of what glibc asks the system for each time
-CACHED_NUMBERS = 2**18
-MOST_CACHED_NUMBERS = 2**22
 
 
 def count_targets(labels: Tensor) -> int:
@@ -65,11 +62,6 @@ def chunk_size(num_rows: int, vocab_size: int, device: str) -> int:
     if device == "cpu" and most * vocab_size > CHUNK_NUMBERS:
         most = max(1, most // 2)
     return math.ceil(max(1, num_rows) / math.ceil(max(1, num_rows) / most))
-
-
-def numbers_in_caches() -> int:
-    """How many float32 numbers the caches of the cores at work hold."""
-    return min(CACHED_NUMBERS * torch.get_num_threads(), MOST_CACHED_NUMBERS)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -142,6 +134,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 def _cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor | None) -> Tensor:
     """The sum of the losses of logits (N, V), which become their gradients times `scales` (N,)."""
+    # on a CPU from one end to the other while they are in its caches
     size = numbers_in_caches() // logits.shape[1] if logits.is_cpu else len(logits)
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     for start in range(0, len(logits), max(1, size)):
